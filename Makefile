@@ -1,0 +1,54 @@
+# Everything here sets itself up: a virtual environment in .venv, made with the interpreter that PYTHON names.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+# A peer to compare with, where it has a wheel: to build it would need a Rust toolchain.
+GILKNOCKER := $(PIP) --only-binary gilknocker 'gilknocker >= 0.4.1' || echo "gilknocker has no wheel for this platform"
+
+# The oldest distributed that otel-gil supports, for tests: beside the newest, with whose dependencies it runs.
+OLDEST_DASK := 2024.3.0
+
+# To the bench, make bench ARGS=--quick, or to pytest, make test ARGS='-k top'.
+ARGS ?=
+
+.PHONY: demo test lint bench dask picture clean
+
+demo: $(VENV)/.prometheus
+	$(BIN)/otel-gil demo
+
+test: $(VENV)/.dev $(VENV)/dask-$(OLDEST_DASK)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+dask: $(VENV)/.dev
+	$(BIN)/python benchmarks/dask_torture.py
+
+picture: $(VENV)/.dev
+	$(BIN)/python examples/grafana/picture.py
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.prometheus: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[prometheus]'
+	$(GILKNOCKER)
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	$(GILKNOCKER)
+	touch $@ $(VENV)/.prometheus
+
+$(VENV)/dask-$(OLDEST_DASK): | $(VENV)/bin/python
+	$(PIP) --no-deps --target $@ dask==$(OLDEST_DASK) distributed==$(OLDEST_DASK)

@@ -1,0 +1,158 @@
+"""What the environment and the arguments of `instrument` ask for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from otel_gil._samplers import UNAVAILABLE
+from otel_gil._samplers.observer import Observing
+from otel_gil.environment_variables import (
+    OTEL_PYTHON_GIL_CONTENTION_WINDOW,
+    OTEL_PYTHON_GIL_HOLDERS,
+    OTEL_PYTHON_GIL_OBSERVER_HOST,
+    OTEL_PYTHON_GIL_OBSERVER_PORT,
+    OTEL_PYTHON_GIL_SAMPLER,
+    OTEL_PYTHON_GIL_SAMPLING_INTERVAL,
+    OTEL_PYTHON_GIL_STALL_STDERR,
+    OTEL_PYTHON_GIL_STALL_THRESHOLD,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_logger = logging.getLogger(__name__)
+
+SAMPLERS = ("auto", "poisson", "gilknocker", "observer", "none")
+HOLDERS = ("none", "thread", "function")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A thing to configure.
+
+    Attributes:
+        name: the argument of `instrument`.
+        variable: the environment variable, used where there is no such argument.
+        default: used where there is neither.
+        parse: makes the value; raises ValueError with what the value is not, as in "is not a number".
+    """
+
+    name: str
+    variable: str
+    default: Any
+    parse: Callable[[Any], Any]
+
+    def resolve(self, argument: Any = None) -> Any:
+        """The value to use.
+
+        Raises:
+            ValueError: the argument can't be used. A variable that can't be used is a warning.
+        """
+        if argument is not None:
+            try:
+                return self.parse(argument)
+            except ValueError as error:
+                raise ValueError(f"{self.name}={argument!r} {error}") from None
+        text = os.environ.get(self.variable, "").strip()
+        if not text:
+            return self.default
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            _logger.warning("%s=%r %s; using %s", self.variable, text, error, self.default)
+            return self.default
+
+
+def _one_of(*names: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        name = value.lower() if isinstance(value, str) else value
+        if name not in names:
+            raise ValueError(f"is not one of {', '.join(names)}")
+        return str(name)
+
+    return parse
+
+
+def _sampler(value: Any) -> str:
+    name = _one_of(*SAMPLERS)(value)
+    if name in UNAVAILABLE and (reason := UNAVAILABLE[name]()):
+        raise ValueError(f"is not available: {reason}")
+    return name
+
+
+def _milliseconds(low: int, high: int) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if isinstance(value, bool) or not low <= number <= high:
+            raise ValueError(f"is not a number of milliseconds from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _switch(value: Any) -> bool:
+    found = {"true": True, "false": False}.get(str(value).lower())
+    if found is None:
+        raise ValueError("is neither true nor false")
+    return found
+
+
+def _port(value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if isinstance(value, (bool, float)) or not 0 <= number <= 65535:  # noqa: PLR2004
+        raise ValueError("is not a port, from 1 to 65535, nor 0 for none")
+    return number
+
+
+def _host(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not the name or address of a host")  # noqa: TRY004 - as for all arguments
+    return value
+
+
+SAMPLER = Option("sampler", OTEL_PYTHON_GIL_SAMPLER, "auto", _sampler)
+SAMPLING_INTERVAL = Option("sampling_interval", OTEL_PYTHON_GIL_SAMPLING_INTERVAL, 20.0, _milliseconds(1, 1000))
+CONTENTION_WINDOW = Option(
+    "contention_window", OTEL_PYTHON_GIL_CONTENTION_WINDOW, 10_000.0, _milliseconds(1000, 3_600_000)
+)
+HOLDERS_BY = Option("holders", OTEL_PYTHON_GIL_HOLDERS, "function", _one_of(*HOLDERS))
+STALL_THRESHOLD = Option("stall_threshold", OTEL_PYTHON_GIL_STALL_THRESHOLD, 1000.0, _milliseconds(100, 3_600_000))
+STALL_STDERR = Option("stall_stderr", OTEL_PYTHON_GIL_STALL_STDERR, False, _switch)
+OBSERVER_PORT = Option("observer_port", OTEL_PYTHON_GIL_OBSERVER_PORT, 0, _port)
+OBSERVER_HOST = Option("observer_host", OTEL_PYTHON_GIL_OBSERVER_HOST, "127.0.0.1", _host)
+
+
+OPTIONS = (
+    *(SAMPLER, SAMPLING_INTERVAL, CONTENTION_WINDOW),
+    *(HOLDERS_BY, STALL_THRESHOLD, STALL_STDERR, OBSERVER_HOST, OBSERVER_PORT),
+)
+
+
+def observing(
+    holders: str | None = None,
+    stall_threshold: float | None = None,
+    stall_stderr: bool | None = None,
+    observer_host: str | None = None,
+    observer_port: int | None = None,
+) -> Observing:
+    """What the observer is asked for, by these arguments or else the environment.
+
+    Raises:
+        ValueError: an argument can't be used.
+    """
+    return Observing(
+        HOLDERS_BY.resolve(holders),
+        STALL_THRESHOLD.resolve(stall_threshold) / 1000,
+        STALL_STDERR.resolve(stall_stderr),
+        OBSERVER_HOST.resolve(observer_host),
+        OBSERVER_PORT.resolve(observer_port),
+    )

@@ -1,0 +1,60 @@
+"""A thread to sample from."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from otel_gil._unpatched import original
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_logger = logging.getLogger(__name__)
+
+_get_native_id = original("_thread", "get_native_id")
+_start_new_thread = original("_thread", "start_new_thread")
+_allocate_lock = original("_thread", "allocate_lock")
+
+
+class SamplerThread:
+    """A native thread, started at once, that gets no signals and whose failure is logged once.
+
+    The interpreter does not wait for it at exit, and gevent does not make a greenlet of it.
+
+    Args:
+        run: what the thread does, as long as `running` is true.
+
+    Raises:
+        RuntimeError: the thread can't be started.
+    """
+
+    def __init__(self, run: Callable[[SamplerThread], None]) -> None:
+        self.running = True
+        self.native_id: int | None = None
+        self._run = run
+        self._ended = _allocate_lock()
+        self._ended.acquire()
+        _start_new_thread(self._main, ())
+
+    def stop(self, timeout: float = 1.0) -> bool:
+        """Ask the thread to end, and wait for so many seconds at the most until it has; whether it has."""
+        self.running = False
+        ended: bool = self._ended.acquire(timeout=timeout)
+        if ended:
+            self._ended.release()
+        return ended
+
+    def _main(self) -> None:
+        self.native_id = _get_native_id()
+        try:
+            if hasattr(signal, "pthread_sigmask"):
+                # A signal would wake the probe, and add a context switch that is none of the GIL's.
+                signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+            self._run(self)
+        except BaseException:
+            _logger.exception("GIL sampler failed: its metrics are absent from now on")
+        finally:
+            self.running = False
+            self._ended.release()

@@ -1,0 +1,197 @@
+"""The bench as a whole: in virtual time, and a tiny real run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from simulation import Simulation
+from virtual import dask, gilknocker, observer, trace_of
+
+from benchmarks import attribution, costs, figures
+from benchmarks.__main__ import QUICK, Plan, accuracy, run
+from benchmarks.contestants import MONITORS, OBSERVER, OURS, WITHOUT_HOLDERS, OtelGil, PySpy, UnavailableError
+from benchmarks.play import Play, play
+from benchmarks.workloads import WORKLOADS
+from otel_gil import _samplers
+from otel_gil._instrumentor import read
+
+UNAVAILABLE = _samplers.observer.unavailable()
+
+
+def simulated(plays: Sequence[Play]) -> list[dict[str, Any]]:
+    """What the processes would answer, in virtual time."""
+    answers: list[dict[str, Any]] = []
+    for contestant, workload, seconds, seed, _ in plays:
+        trace = trace_of(workload, seconds, seed)
+        if contestant == OURS:
+            reading = Simulation(trace, seed=seed).run(seconds)
+            estimate = reading.blocked / (reading.blocked + reading.free)
+        elif contestant in (OBSERVER, "gilknocker", "Dask"):
+            estimator = {OBSERVER: observer, "gilknocker": gilknocker, "Dask": dask}[contestant]
+            estimate = estimator(trace, seconds, Random(seed))
+        else:
+            answers.append({"problem": "not simulated"})
+            continue
+        answers.append(
+            {"truth": trace.held(0, seconds) / seconds, "estimate": estimate, "seconds": seconds, "cpu": 0.0}
+        )
+    return answers
+
+
+def test_quick_in_virtual_time() -> None:
+    """The targets of accuracy are met there, and not by the peers. Windows are so long that chance has no say."""
+    rows = accuracy(replace(QUICK, seconds=200.0), simulated)
+    assert [row["workload"] for row in rows] == list(QUICK.workloads)
+    peer, other = (figures.errors(rows, name) for name in ("gilknocker", "Dask"))
+    assert peer and other
+    for name in (OURS, OBSERVER):
+        ours = figures.errors(rows, name)
+        assert ours
+        assert ours.rows == len(QUICK.workloads)
+        assert ours.mean <= figures.MEAN_ERROR
+        assert ours.worst <= figures.WORST_ERROR
+        assert ours.mean <= figures.SHARE_OF_PEER * min(peer.mean, other.mean)
+    assert min(peer.mean, other.mean) > figures.MEAN_ERROR
+    assert min(peer.worst, other.worst) > figures.WORST_ERROR
+    assert figures.errors(rows, "py-spy") is None
+
+
+def test_order() -> None:
+    """Together where no cores are needed, otherwise in turns, and another one first each time; all with one seed."""
+    calls: list[list[Play]] = []
+
+    def note(plays: Sequence[Play]) -> list[dict[str, Any]]:
+        calls.append(list(plays))
+        return [{"problem": each.contestant} for each in plays]
+
+    plan = Plan(workloads=("idle", "pure-Python hot loop", "two hot loops"), monitors=("a", "b", "c"))
+    rows = accuracy(plan, note)
+    assert [[each.contestant for each in call] for call in calls] == [
+        ["a", "b", "c"],
+        *(["b"], ["c"], ["a"]),
+        *(["c"], ["a"], ["b"]),
+    ]
+    assert [call[0].seconds for call in calls] == [12.0] + [10.0] * 6
+    assert [{each.seed for each in call} for call in calls] == [{0}, *([{1}] * 3), *([{2}] * 3)]
+    assert [list(row["readings"]) for row in rows] == [["a", "b", "c"]] * 3
+    assert all(reading["problem"] == name for row in rows for name, reading in row["readings"].items())
+
+
+def test_cpu_in_rounds() -> None:
+    calls: list[list[str]] = []
+
+    def answer(plays: Sequence[Play]) -> list[dict[str, Any]]:
+        calls.append([each.contestant for each in plays])
+        return [{"problem": "no"} if each.contestant == "b" else {"cpu": each.seconds} for each in plays]
+
+    assert costs.cpu(answer, ["a", "b"], "idle", 3.0, 2) == [{"a": 3.0, "bare thread": 3.0}] * 2
+    assert calls == [["a", "b", "bare thread"], ["b", "bare thread", "a"]]
+    calls.clear()
+    costs.cpu(answer, ["a", "b"], "pure-Python hot loop", 3.0, 1)
+    assert calls == [["a"], ["b"], ["bare thread"]]
+    calls.clear()
+    costs.cpu(answer, [OURS, OBSERVER], "idle", 3.0, 1)
+    assert calls == [[OURS, OBSERVER, WITHOUT_HOLDERS, "bare thread"]]
+
+
+def test_plans() -> None:
+    assert Plan().workloads == tuple(WORKLOADS)
+    assert Plan().monitors == tuple(MONITORS)
+    assert set(QUICK.monitors) < set(MONITORS)
+    for plan in (Plan(), QUICK):
+        assert min(plan.seconds, plan.busy_seconds) >= figures.SHORTEST_WINDOW
+        assert set(plan.workloads) <= set(WORKLOADS)
+        assert set(plan.attributions) <= set(attribution.WORKLOADS)
+        assert plan.slow_down_pairs >= 2 and plan.latency_pairs >= 2
+
+
+def test_a_program_that_may_not_attach_is_no_silent_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "py-spy"
+    program.write_text("#!/bin/sh\necho 'Error: Permission denied'\necho 'try sudo' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: str(program))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(UnavailableError, match="could not attach: Error: Permission denied try sudo"):
+        PySpy().begin()
+    assert os.listdir(tmp_path) == ["py-spy"]
+
+
+def test_another_sampler_is_no_observer(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[[Callable[[], bool]], None]
+) -> None:
+    """It goes on with another where it can't start, and that would be measured for it."""
+    monkeypatch.setitem(_samplers.UNAVAILABLE, "observer", lambda: None)
+    monkeypatch.setattr(_samplers.observer.ObserverSampler, "_observe", _no_memory)
+    monitor = OtelGil("observer")
+    monitor.start()
+    try:
+        eventually(lambda: bool(read()))
+        with pytest.raises(UnavailableError, match="another sampler"):
+            monitor.begin()
+    finally:
+        monitor.stop()
+
+
+def _no_memory(*_: object) -> None:
+    raise OSError("there is no /proc")
+
+
+def test_what_goes_wrong_in_a_process_is_in_its_answer() -> None:
+    (answer,) = play([Play("nobody", "idle", 0.1, 0)])
+    assert answer == {"problem": "ended with 1: KeyError: 'nobody'"}
+
+
+def test_tiny_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(
+        workloads=("hold 10 ms, free 10 ms",),
+        monitors=(OURS, OBSERVER),
+        seconds=1.0,
+        attributions=tuple(attribution.WORKLOADS)[:1],
+        attribution_seconds=1.0,
+        conditions=("idle",),
+        cpu_seconds=1.0,
+        cpu_rounds=1,
+        slow_down_seconds=0.05,
+        slow_down_pairs=2,
+        latency_seconds=0.3,
+        latency_pairs=2,
+        memory_seconds=0.2,
+        memory_runs=1,
+        callback_seconds=0.2,
+    )
+    code = run(plan, tmp_path / "new" / "bench")
+    results = json.loads((tmp_path / "new" / "bench" / "results.json").read_text())
+    (row,) = results["accuracy"]
+    there = [OURS, *([] if UNAVAILABLE else [OBSERVER])]
+    assert list(row["readings"]) == there
+    for reading in row["readings"].values():
+        assert 0.3 < reading["truth"] < 0.7
+        assert 0 <= reading["estimate"] <= 1
+    assert len(results["attribution"]) == len(there) - 1
+    assert len(results["costs"]["cpu"]["idle"][0]) == 2 * len(there)
+    assert results["versions"]["otel-gil"] and results["machine"]["cpus"] == os.cpu_count()
+    assert code == int(any(target["met"] is False for target in results["targets"]))
+    met = {target["target"]: target["met"] for target in results["targets"]}
+    assert met["mean absolute error <= 0.015"] is None  # the window is too short
+    assert met["callback, warm <= 100 µs"] is not None
+    for sampler in there:
+        callbacks = results["costs"]["callback"][sampler]
+        assert [each["threads"] for each in callbacks] == list(costs.THREADS)
+        assert all(each["warm"] > 0 for each in callbacks)
+        assert results["costs"]["memory"][sampler][0] > 0
+        assert len(results["costs"]["latency"][sampler]["p99"]) == 2
+        assert len(results["costs"]["slow-down"][sampler]) == 2
+    assert "| hold 10 ms, free 10 ms |" in (tmp_path / "new" / "bench" / "results.md").read_text()
+    assert ElementTree.parse(tmp_path / "new" / "bench" / "accuracy.svg").getroot().tag.endswith("svg")
+    said = capfd.readouterr()
+    assert "mean absolute error / that of a peer <= 0.1" in said.out
+    assert (f"without {OBSERVER}: {UNAVAILABLE}" in said.err) == bool(UNAVAILABLE)
+    assert "[ 1/1] hold 10 ms, free 10 ms: truth 0." in said.err

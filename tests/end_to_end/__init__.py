@@ -1,0 +1,1 @@
+"""End-to-end tests: real applications under the real `opentelemetry-instrument`, read by real receivers."""

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from threading import Event, Thread
+
+import pytest
+from measurements import Measured, measured
+from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Histogram, InMemoryMetricReader, Sum
+
+from otel_gil import __version__
+from otel_gil._snapshot import Snapshot
+from otel_gil._metrics import WAIT_BOUNDARIES, GilMetrics
+
+
+class _Sampler:
+    """Reads what it is told to."""
+
+    forkable = True
+
+    def __init__(self, reading: Snapshot | None = None) -> None:
+        self.reading = reading
+        self.since: Snapshot | None = None
+        self.stopped = False
+
+    def start(self, since: Snapshot | None = None) -> None:
+        self.since = since
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def read(self) -> Snapshot | None:
+        return self.reading
+
+
+class _BrokenSampler(_Sampler):
+    def read(self) -> Snapshot | None:
+        raise ZeroDivisionError
+
+
+class _UnstartableSampler(_Sampler):
+    def start(self, since: Snapshot | None = None) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_instruments(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
+    metrics = GilMetrics(provider)
+    metrics.start(_Sampler(Snapshot(0.25, 1.0, 3.0)))
+    metrics.record_waits([0.0, 0.004, 40.0])
+    data = reader.get_metrics_data()
+    assert data
+    (resource,) = data.resource_metrics
+    (scope,) = resource.scope_metrics
+    assert (scope.scope.name, scope.scope.version) == ("otel_gil", __version__)
+    contention, time, wait = sorted(scope.metrics, key=lambda metric: metric.name)
+    assert (contention.name, contention.unit) == ("cpython.gil.contention", "1")
+    assert isinstance(contention.data, Gauge)
+    assert [point.value for point in contention.data.data_points] == [0.25]
+    assert (time.name, time.unit) == ("cpython.gil.time", "s")
+    assert isinstance(time.data, Sum)
+    assert time.data.is_monotonic
+    assert [(point.value, point.attributes) for point in time.data.data_points] == [
+        (1.0, {"cpython.gil.state": "blocked"}),
+        (3.0, {"cpython.gil.state": "free"}),
+    ]
+    assert (wait.name, wait.unit) == ("cpython.gil.wait.duration", "s")
+    assert isinstance(wait.data, Histogram)
+    (point,) = wait.data.data_points
+    assert point.explicit_bounds == WAIT_BOUNDARIES
+    assert (point.count, point.sum, point.bucket_counts[0], point.bucket_counts[-1]) == (3, 40.004, 1, 1)
+
+
+def test_boundaries() -> None:
+    assert WAIT_BOUNDARIES[0] == 0.0001
+    assert 0.005 in WAIT_BOUNDARIES
+    assert WAIT_BOUNDARIES[-1] == 30
+    assert all(a < b for a, b in pairwise(WAIT_BOUNDARIES))
+
+
+@pytest.mark.parametrize("sampler", [None, _Sampler()])
+def test_absent_without_a_reading(
+    sampler: _Sampler | None, provider: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    metrics = GilMetrics(provider)
+    if sampler:
+        metrics.start(sampler)
+    assert measured(reader) == Measured()
+
+
+def test_a_sampler_that_fails_is_logged_once(
+    provider: MeterProvider, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = GilMetrics(provider)
+    metrics.start(_BrokenSampler())
+    for _ in range(3):
+        assert measured(reader) == Measured()
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+def test_a_sampler_that_can_not_start_is_logged_once(
+    provider: MeterProvider, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = GilMetrics(provider)
+    metrics.start(_UnstartableSampler())
+    assert measured(reader) == Measured()
+    (record,) = caplog.records
+    assert "can't be started" in record.getMessage()
+    metrics.stop()
+
+
+def test_totals_go_on_in_the_next_sampler(provider: MeterProvider) -> None:
+    metrics = GilMetrics(provider)
+    first, silent, last = _Sampler(Snapshot(0.5, 1.0, 1.0)), _Sampler(), _Sampler()
+    for sampler in (first, silent, last):
+        metrics.start(sampler)
+        metrics.stop()
+        assert sampler.stopped
+    assert first.since is None
+    assert silent.since == Snapshot(0.5, 1, 1)
+    assert last.since == Snapshot(0.5, 1, 1)
+
+
+def test_fork_hooks(provider: MeterProvider) -> None:
+    metrics = GilMetrics(provider)
+    sampler = _Sampler(Snapshot(0.5, 1.0, 1.0))
+    metrics.start(sampler)
+    metrics.before_fork()
+    metrics.after_fork_in_parent()
+    assert sampler.since is None
+    metrics.record_waits([0.0])  # would wait for ever, had the lock not been given back
+    metrics.before_fork()
+    metrics.after_fork_in_child()
+    assert sampler.since == Snapshot(0.5, 1, 1)
+    metrics.record_waits([0.0])
+
+
+def test_a_fork_does_not_wait_for_ever(provider: MeterProvider) -> None:
+    """Nor gives back a lock that it did not get."""
+    metrics = GilMetrics(provider)
+    with metrics._recording:
+        metrics.before_fork()
+        metrics.after_fork_in_parent()
+        assert metrics._recording.locked()
+    assert not metrics._reading.locked()
+
+
+def test_readers_see_one_truth() -> None:
+    """Readers of both temporalities, eight threads of them: what one collects takes nothing from another."""
+    readers = [
+        InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality})
+        for temporality in [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA] * 4
+    ]
+    provider = MeterProvider(readers)
+    metrics = GilMetrics(provider)
+
+    class Growing(_Sampler):
+        steps = 0
+
+        def read(self) -> Snapshot:
+            self.steps += 1
+            return Snapshot(0.25, self.steps * 0.25, self.steps * 0.75)
+
+    sampler = Growing()
+    metrics.start(sampler)
+    collected: list[list[Measured]] = [[] for _ in readers]
+
+    def collect(n: int) -> None:
+        for _ in range(100):
+            collected[n].append(measured(readers[n]))
+
+    threads = [Thread(target=collect, args=[n]) for n in range(len(readers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sampler.read = lambda: Snapshot(0.25, 10_000.0, 30_000.0)  # type: ignore[method-assign]
+    for n, reader in enumerate(readers):
+        collected[n].append(measured(reader))
+        blocked = [m.blocked for m in collected[n]]
+        assert None not in blocked
+        if n % 2:
+            assert min(blocked) >= 0
+            assert sum(blocked) == pytest.approx(10_000)
+        else:
+            assert blocked == sorted(blocked)
+            assert blocked[-1] == 10_000
+    provider.shutdown()
+
+
+def test_two_threads_fork_at_once(provider: MeterProvider) -> None:
+    """The second of them waits for the first one, but not for ever; and what each has locked, it unlocks."""
+    metrics = GilMetrics(provider)
+    metrics.start(_Sampler(Snapshot(0.25, 1.0, 3.0)))
+    turns = [Event(), Event()]
+
+    def fork() -> None:
+        metrics.before_fork()
+        turns[0].set()
+        turns[1].wait(20)
+        metrics.after_fork_in_parent()
+
+    other = Thread(target=fork)
+    metrics.before_fork()
+    other.start()
+    assert turns[0].wait(20)
+    metrics.after_fork_in_parent()
+    reader = Thread(target=metrics.read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert not reader.is_alive()
+    turns[1].set()
+    other.join(20)
+    assert metrics.read() is not None
