@@ -18,7 +18,7 @@ demo: $(VENV)/.prometheus
 	$(BIN)/otel-gil demo
 
 test: $(VENV)/.dev $(VENV)/dask-$(OLDEST_DASK)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

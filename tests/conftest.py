@@ -16,6 +16,12 @@ from otel_gil import GilInstrumentor
 _usleep = ctypes.PyDLL(None).usleep
 
 
+@pytest.fixture(autouse=True)
+def no_limit_of_observers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process of tests makes more observers than the application that the limit is for."""
+    monkeypatch.setattr("otel_gil._samplers.observer._LEAKING_STARTS", 1_000_000)
+
+
 @pytest.fixture
 def hold() -> Callable[[float], None]:
     """Holds the GIL, without any work, for so many seconds."""
