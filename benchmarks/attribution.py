@@ -9,11 +9,8 @@ the GIL the time that it takes. What that misses:
   clock of a hold is not: the shares of computing threads stay right beside each other, and get too small beside holds.
 - To wait for the GIL, and to hand it over, costs CPU time without it: some 20 µs a time, of 5 ms or more.
 - Nobody has it while it is handed over.
-- Where threads compete for cores, functions that make system calls are seen more often than their CPU time says, such as
-  those here that take it: with tasks of 2 ms they were .02 to .04 of a hot loop, and with those of 8 ms less than .01.
-  Probably the kernel takes a thread's core at such a call first of all, and gives it to the observer, too.
-
-On two cores that other programs competed for, errors were up to .03 at a sampling error of .014.
+- Where the kernel has no slices (before Linux 6.12), functions that make system calls are seen more often than their CPU
+  time says, such as those here that take it: a look that is late because its core is taken comes at such a call.
 """
 
 from __future__ import annotations

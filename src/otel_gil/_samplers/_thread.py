@@ -6,6 +6,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
+from otel_gil._samplers import _slice
 from otel_gil._unpatched import original
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _allocate_lock = original("_thread", "allocate_lock")
 
 
 class SamplerThread:
-    """A native thread, started at once, that gets no signals and whose failure is logged once.
+    """A native thread, started at once, that gets no signals, runs when it wakes, and whose failure is logged once.
 
     The interpreter does not wait for it at exit, and gevent does not make a greenlet of it.
 
@@ -52,6 +53,7 @@ class SamplerThread:
             if hasattr(signal, "pthread_sigmask"):
                 # A signal would wake the probe, and add a context switch that is none of the GIL's.
                 signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+            _slice.shorten()
             self._run(self)
         except BaseException:
             _logger.exception("GIL sampler failed: its metrics are absent from now on")
