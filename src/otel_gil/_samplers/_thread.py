@@ -6,7 +6,6 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from otel_gil._samplers import _slice
 from otel_gil._unpatched import original
 
 if TYPE_CHECKING:
@@ -32,6 +31,10 @@ class SamplerThread:
     """
 
     def __init__(self, run: Callable[[SamplerThread], None]) -> None:
+        # Here, as ctypes takes its time, and not in the thread, as a fork would copy a module that is half imported.
+        from otel_gil._samplers import _slice
+
+        self._shorten_slice = _slice.shorten
         self.running = True
         self.native_id: int | None = None
         self._run = run
@@ -53,7 +56,7 @@ class SamplerThread:
             if hasattr(signal, "pthread_sigmask"):
                 # A signal would wake the probe, and add a context switch that is none of the GIL's.
                 signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-            _slice.shorten()
+            self._shorten_slice()
             self._run(self)
         except BaseException:
             _logger.exception("GIL sampler failed: its metrics are absent from now on")
