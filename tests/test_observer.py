@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import otel_gil
-from otel_gil import GilInstrumentor, _instrumented
+from otel_gil import GilInstrumentor, _instrumented, _interpreter
 from otel_gil._instrumentor import read
 from otel_gil._samplers import observer
 from otel_gil._samplers.observer import ObserverSampler, Observing
@@ -523,6 +524,15 @@ os.write(3, str(ready().held is not None).encode())
 """
     done = run(READY + code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_failure_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CPython 3.14 gives it where all files are closed."""
+    import _interpreters
+
+    monkeypatch.setattr(_interpreters, "exec", lambda *_: SimpleNamespace(formatted="OSError: [Errno 9]"))
+    with pytest.raises(RuntimeError, match=r"^OSError: \[Errno 9\]$"):
+        _interpreter.run("nothing", "nothing")
 
 
 def test_all_files_closed_without_a_fork(run: Run) -> None:

@@ -68,7 +68,8 @@ def run(module: str, function: str, *arguments: Any) -> None:
     except _interpreters.InterpreterError as error:
         raise RuntimeError(str(error)) from None
     if failure is not None:
-        _logger.debug("%s", failure.errdisplay)
+        # CPython leaves out the traceback where it could not be made, as without a file to spare.
+        _logger.debug("%s", getattr(failure, "errdisplay", failure.formatted))
         raise RuntimeError(failure.formatted)
 
 
