@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from opentelemetry.metrics import MeterProvider, get_meter_provider
 from otel_gil import _config, _samplers, _stall_event
 from otel_gil._forks import FORKS
 from otel_gil._metrics import GilMetrics
+from otel_gil._subinterpreters import in_main_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
 
     from otel_gil._snapshot import Snapshot
+
+_logger = logging.getLogger(__name__)
 
 _metrics_of: WeakKeyDictionary[MeterProvider, GilMetrics] = WeakKeyDictionary()
 
@@ -78,6 +82,8 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     ) -> None:
         """Start to measure. What is not given here is taken from the environment.
 
+        Does nothing in a subinterpreter, where `opentelemetry-instrument` calls it as well.
+
         Args:
             meter_provider: gets the metrics; default: the global one.
             logger_provider: gets the observer's events of stalls; default: the global one.
@@ -93,6 +99,9 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         Raises:
             ValueError: an argument can't be used.
         """
+        if not in_main_interpreter():
+            _logger.debug("The GIL is measured in the main interpreter only, which this is not")
+            return
         name = _config.SAMPLER.resolve(sampler)
         interval = _config.SAMPLING_INTERVAL.resolve(sampling_interval) / 1000
         window = _config.CONTENTION_WINDOW.resolve(contention_window) / 1000

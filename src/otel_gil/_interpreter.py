@@ -100,13 +100,6 @@ def _without_site() -> Iterator[None]:
         frozen.value = before
 
 
-def is_main() -> bool:
-    """Whether this is the main interpreter."""
-    import _interpreters
-
-    return bool(_interpreters.get_current()[0] == _interpreters.get_main()[0])
-
-
 def runtime() -> int:
     """The address of `_PyRuntime`.
 

@@ -82,7 +82,7 @@ class Observing(NamedTuple):
     port: int = 0
 
 
-def unavailable() -> str | None:  # noqa: PLR0911 - so many reasons
+def unavailable() -> str | None:
     """Why this sampler can't measure here; None where it may. Whether it can is proven when it starts."""
     if sys.platform != "linux":
         return f"it needs Linux, not {sys.platform}"
@@ -100,8 +100,6 @@ def unavailable() -> str | None:  # noqa: PLR0911 - so many reasons
         _interpreter.runtime()
     except (ImportError, ValueError) as error:
         return f"this interpreter lacks what it needs: {error}"
-    if not _interpreter.is_main():
-        return "it observes the main interpreter, which this is not"
     return None
 
 
