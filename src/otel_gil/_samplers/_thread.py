@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import logging
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from otel_gil._unpatched import original
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _logger = logging.getLogger(__name__)
 
 _get_native_id = original("_thread", "get_native_id")
 _start_new_thread = original("_thread", "start_new_thread")
 _allocate_lock = original("_thread", "allocate_lock")
+
+
+_FAULTS = ("SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+"""Signals of the thread's own faults. To block one does not keep it away: the kernel ends the process then, whatever
+handler there is, such as `faulthandler`'s, or a sandbox's for SIGSYS."""
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Start a thread in here, and it gets no signals.
+
+    To block them in the thread itself would be too late: until it has the GIL for the first time the kernel could give
+    it a signal that the application has blocked in all threads that it knows of, and whose default action is to end
+    the process. A signal that comes meanwhile is handled after it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        faults = {getattr(signal, name) for name in _FAULTS if hasattr(signal, name)}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+        yield
+    finally:
+        # Each call runs the handlers of signals that are due, after it has set the mask. They may raise.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SamplerThread:
@@ -40,7 +67,12 @@ class SamplerThread:
         self._run = run
         self._ended = _allocate_lock()
         self._ended.acquire()
-        _start_new_thread(self._main, ())
+        try:
+            with signals_blocked():
+                _start_new_thread(self._main, ())
+        except BaseException:  # also a signal handler's: nobody gets this object, to stop the thread
+            self.running = False
+            raise
 
     def stop(self, timeout: float = 1.0) -> bool:
         """Ask the thread to end, and wait for so many seconds at the most until it has; whether it has."""
@@ -53,9 +85,6 @@ class SamplerThread:
     def _main(self) -> None:
         self.native_id = _get_native_id()
         try:
-            if hasattr(signal, "pthread_sigmask"):
-                # A signal would wake the probe, and add a context switch that is none of the GIL's.
-                signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
             self._shorten_slice()
             self._run(self)
         except BaseException:

@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from otel_gil._samplers._thread import SamplerThread
+from otel_gil._samplers._thread import SamplerThread, signals_blocked
 from otel_gil._snapshot import Snapshot
 from otel_gil._unpatched import original
 
@@ -129,7 +129,8 @@ class GilknockerSampler:
         self._account = Account.open(_monotonic(), since or Snapshot(0.0, 0.0, 0.0))
         self._knocker = KnockKnock(_POLLING, _ROUND, _PAUSE)
         self._others = _threads()
-        self._knocker.start()
+        with signals_blocked():
+            self._knocker.start()
         atexit.register(self._release)
         self._thread = SamplerThread(self._keep_account)
 
