@@ -137,9 +137,10 @@ class GilMetrics:
         # Two threads that fork at once must not both go on: between the two a sampler is started that none may copy.
         held = self._held.setdefault(_get_ident(), [])
         held += [lock for lock in (self._reading, self._recording) if lock.acquire(timeout=_FORK)]
+        self._remember()
         if self._sampler and not self._sampler.forkable:
             self._sampler.stop()
-        self._remember()
+            self._remember()  # what it has found in the end, if it can be read now
 
     def after_fork_in_parent(self) -> None:
         """Go on."""

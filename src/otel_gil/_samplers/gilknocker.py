@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import sys
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +110,8 @@ class GilknockerSampler:
         window: seconds after which the metric is reset.
     """
 
-    forkable = True
+    # CPython 3.10 takes a lock in a forked child that one of gilknocker's threads may have had: the child hangs.
+    forkable = sys.version_info >= (3, 11)
 
     def __init__(self, window: float) -> None:
         self._window = window
