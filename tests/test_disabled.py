@@ -7,6 +7,7 @@ import pytest
 
 from otel_gil._snapshot import Snapshot
 from otel_gil._samplers import disabled
+from otel_gil._samplers.poisson import PoissonSampler
 
 
 class _Successor:
@@ -72,6 +73,19 @@ def test_notices_that_the_gil_is_switched_on(gil: _Gil, caplog: pytest.LogCaptur
     assert successor.since == Snapshot(0.5, 7, 8)
     sampler.stop()
     assert successor.stopped
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the Poisson sampler needs Linux")
+def test_the_reading_that_notices_it_has_totals_already(gil: _Gil) -> None:
+    sampler = disabled.DisabledGilSampler(lambda: PoissonSampler(1.0, 10.0, lambda _: None))
+    sampler.start()
+    time.sleep(0.01)
+    last = sampler.read()
+    gil.enabled = True
+    try:
+        assert sampler.read() == last
+    finally:
+        sampler.stop()
 
 
 def test_absent_where_the_gil_is_switched_on_and_nothing_can_measure_it(gil: _Gil) -> None:

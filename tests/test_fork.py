@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from marks import with_observer
+from marks import with_gilknocker, with_observer
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -49,7 +49,10 @@ def goes_on(before):
     return after
 """
 
-SAMPLERS = pytest.mark.parametrize("sampler", ["poisson", "gilknocker", pytest.param("observer", marks=with_observer)])
+SAMPLERS = pytest.mark.parametrize(
+    "sampler",
+    ["poisson", pytest.param("gilknocker", marks=with_gilknocker), pytest.param("observer", marks=with_observer)],
+)
 
 
 @SAMPLERS
@@ -72,6 +75,23 @@ hold(500_000)
 _, status = os.waitpid(pid, 0)
 assert os.waitstatus_to_exitcode(status) == 7
 assert ready().blocked - before.blocked > 0.2
+"""
+    done = run(PRELUDE + code, sampler)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("sampler", ["poisson", pytest.param("gilknocker", marks=with_gilknocker)])
+def test_first_collection_of_a_child_has_the_totals(run: Run, sampler: str) -> None:
+    """Without a wait for its first sample."""
+    code = """
+before = held()
+for _ in range(20):
+    pid = os.fork()
+    if not pid:
+        first = measured(cumulative)
+        assert first.blocked >= before.blocked and first.free >= before.free and first.contention > 0, (before, first)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
 """
     done = run(PRELUDE + code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_gil import _estimator
 from otel_gil._samplers._thread import SamplerThread
+from otel_gil._snapshot import Snapshot
 from otel_gil._unpatched import original
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from otel_gil._estimator import State
-    from otel_gil._snapshot import Snapshot
 
 if sys.platform == "linux":
     from resource import RUSAGE_THREAD, getrusage
@@ -84,7 +84,7 @@ class PoissonSampler:
 
     def start(self, since: Snapshot | None = None) -> None:
         """Start the probe; in a forked child, with the totals to go on from."""
-        self._since = since
+        self._since = since and Snapshot(*since[:3])
         self._started = _monotonic()
         self._block = None
         self._thread = SamplerThread(self._probe)
@@ -95,9 +95,14 @@ class PoissonSampler:
             self._thread.stop()
 
     def read(self) -> Snapshot | None:
-        """What is known now, a hold in progress included; None before the first arrival and after a failure."""
-        if not self._thread or not self._thread.running or not self._block:
+        """What is known now, a hold in progress included; None after a failure.
+
+        Before the first arrival it is the totals that it goes on from, and None where there are none.
+        """
+        if not self._thread or not self._thread.running:
             return None
+        if not self._block:
+            return self._since
         while True:
             block = self._block
             grants = tuple(block.grants)
@@ -109,7 +114,7 @@ class PoissonSampler:
                 switches = _voluntary_switches(self._thread.native_id)
                 if block is not self._block or len(grants) != len(block.grants):
                     continue  # the probe was granted the GIL while we asked
-            return _estimator.read(state, sleep, now, switches, self._window)
+            return _estimator.read(state, sleep, now, switches, self._window) or self._since
 
     def _probe(self, thread: SamplerThread) -> None:
         random = Random()
