@@ -15,6 +15,7 @@ from otel_gil import _config, _samplers, _stall_event
 from otel_gil._forks import FORKS
 from otel_gil._metrics import GilMetrics
 from otel_gil._subinterpreters import in_main_interpreter
+from otel_gil._thread_end import in_children_of_other_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -56,6 +57,12 @@ def _follow_forks() -> None:
             after_in_parent=each(FORKS.after_in_parent, GilMetrics.after_fork_in_parent),
             after_in_child=each(FORKS.after_in_child, GilMetrics.after_fork_in_child),
         )
+        os.register_at_fork(after_in_child=in_children_of_other_threads(_stop))
+
+
+def _stop() -> None:
+    for metrics in list(_metrics_of.values()):
+        metrics.stop()
 
 
 class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -125,5 +132,4 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         """Stop to measure. The metrics are absent from now on, and go on from their totals if it is started again."""
-        for metrics in _metrics_of.values():
-            metrics.stop()
+        _stop()
