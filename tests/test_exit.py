@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from marks import with_observer
+from marks import with_gilknocker, with_observer
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -41,7 +41,10 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("sampler", ["poisson", "gilknocker", pytest.param("observer", marks=with_observer)])
+@pytest.mark.parametrize(
+    "sampler",
+    ["poisson", pytest.param("gilknocker", marks=with_gilknocker), pytest.param("observer", marks=with_observer)],
+)
 @pytest.mark.parametrize("end", ENDS)
 def test_exit(end: str, sampler: str, run: Run) -> None:
     code, expected = ENDS[end]

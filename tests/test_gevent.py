@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from marks import with_observer
+from marks import with_gilknocker, with_observer
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -67,7 +67,10 @@ GilInstrumentor().uninstrument()
 """
 
 
-@pytest.mark.parametrize("sampler", ["poisson", "gilknocker", pytest.param("observer", marks=with_observer)])
+@pytest.mark.parametrize(
+    "sampler",
+    ["poisson", pytest.param("gilknocker", marks=with_gilknocker), pytest.param("observer", marks=with_observer)],
+)
 @pytest.mark.parametrize("order", ["patched before", "patched after"])
 def test_gevent(order: str, sampler: str, run: Run) -> None:
     code = PATCH + INSTRUMENT if order == "patched before" else INSTRUMENT + PATCH

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
@@ -151,4 +154,87 @@ def test_leaves_nothing_behind(eventually: Eventually) -> None:
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
     assert gilknocker.unavailable() == "gilknocker is not installed (pip install 'otel-gil[gilknocker]')"
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Installs a gilknocker whose module has this code."""
+    package = tmp_path / "gilknocker" / "__init__.py"
+    package.parent.mkdir()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None, origin=str(package)))
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    gilknocker._try.cache_clear()
+    yield package.write_text  # type: ignore[misc]
+    gilknocker._try.cache_clear()
+
+
+WORKS = """
+class KnockKnock:
+    contention_metric = 0.0
+    def __init__(self, *intervals): assert intervals == (1000, 50000, 1000)
+    def start(self): ...
+    def reset_contention_metric(self): ...
+"""
+
+
+def test_it_is_tried_in_another_process(installed: Callable[[str], None]) -> None:
+    installed(WORKS)
+    assert gilknocker.unavailable() is None
+
+
+@pytest.mark.parametrize(
+    "failure", ["import os; os.kill(os.getpid(), 11)", "import os; os.abort()", "raise ImportError"]
+)
+def test_one_that_ends_its_process_is_unavailable(failure: str, installed: Callable[[str], None]) -> None:
+    installed(WORKS.replace("def start(self): ...", f"def start(self): {failure}"))
+    assert (gilknocker.unavailable() or "").startswith("gilknocker failed when it was tried first, exit code ")
+
+
+def test_one_that_hangs_is_unavailable(installed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed("import time; time.sleep(60)")
+    monkeypatch.setattr(gilknocker, "_TRIAL_ENDS", 0.5)
+    assert "could not be tried first" in (gilknocker.unavailable() or "")
+
+
+def test_it_is_tried_once(installed: Callable[[str], None], tmp_path: Path) -> None:
+    installed(f"open({str(tmp_path / 'tried')!r}, 'a').write('once '){WORKS}")
+    assert gilknocker.unavailable() is None
+    assert gilknocker.unavailable() is None
+    assert (tmp_path / "tried").read_text() == "once "
+
+
+def test_a_program_that_embeds_python_is_not_started(
+    installed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(WORKS)
+    monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
+    assert "'/usr/bin/uwsgi' is not known to be Python" in (gilknocker.unavailable() or "")
+
+
+def test_unavailable_on_a_cpython_that_it_is_not_known_to_work_on(
+    installed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed("import os; os.kill(os.getpid(), 11)")
+    version = type("Version", (tuple,), {"major": 3, "minor": 14})((3, 14, 0))
+    monkeypatch.setattr(sys, "version_info", version)
+    assert "is not known to work on cpython 3.14" in (gilknocker.unavailable() or "")
+
+
+@pytest.mark.skipif(sys.version_info[:2] <= gilknocker._NEWEST, reason="gilknocker works on this CPython")
+def test_asked_for_where_it_does_not_work(run: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+    """Whether it is installed or not: no crash, a warning, and the sampler that auto takes."""
+    code = """
+import time
+from opentelemetry.sdk.metrics import MeterProvider
+from otel_gil import GilInstrumentor
+from otel_gil._instrumentor import read
+GilInstrumentor().instrument(meter_provider=MeterProvider(), sampling_interval=1)
+time.sleep(0.3)
+assert read()
+"""
+    done = run(code, OTEL_PYTHON_GIL_SAMPLER="gilknocker")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("OTEL_PYTHON_GIL_SAMPLER='gilknocker' is not available: gilknocker is not ")
+    assert done.stderr.endswith("; using auto\n")

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 
 import pytest
-from marks import with_observer
+from marks import with_gilknocker, with_observer
 from measurements import Measured, measured
 from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
@@ -61,7 +61,10 @@ def test_instrument(
     assert measured(reader)[:3] == (None, None, None)
 
 
-@pytest.mark.parametrize("sampler", ["poisson", "gilknocker", pytest.param("observer", marks=with_observer)])
+@pytest.mark.parametrize(
+    "sampler",
+    ["poisson", pytest.param("gilknocker", marks=with_gilknocker), pytest.param("observer", marks=with_observer)],
+)
 def test_totals_go_on_after_uninstrument(
     sampler: str, provider: MeterProvider, reader: InMemoryMetricReader, eventually: Eventually
 ) -> None:

@@ -39,7 +39,7 @@ exported    cpython_gil_time_seconds_total: increase of state "blocked" / increa
 wait        quantiles of the increase of cpython_gil_wait_duration_seconds_bucket, interpolated in its buckets.
             Waits are recorded in batches, so a row has up to 1.5 s of idle time in it.
 gilknocker  its raw contention_metric with default intervals, reset when the workload began
--           not measured: gilknocker is not installed, or the sampler records no waits"""
+-           not measured: gilknocker can't be used, or the sampler records no waits"""
 
 _NEXT = """\
 Measure your own application:

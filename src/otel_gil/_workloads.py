@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from otel_gil._samplers import disabled
+from otel_gil._samplers import disabled, gilknocker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,12 +112,10 @@ WORKLOADS = (
 
 def _start_gilknocker() -> Any:
     # On a free-threaded interpreter its import could switch the GIL on.
-    if disabled.unavailable() is None:
+    if disabled.unavailable() is None or gilknocker.unavailable() is not None:
         return None
-    try:
-        from gilknocker import KnockKnock
-    except ImportError:
-        return None
+    from gilknocker import KnockKnock
+
     knocker = KnockKnock()
     knocker.start()
     return knocker

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +41,52 @@ _ROUND_ENDS = 0.5  # seconds in which a round ends, unless there is a hold; on a
 _ENDS = 1.0  # seconds in which gilknocker's threads end; on a busy machine far more than the length of a round
 
 
+_NEWEST = (3, 13)
+"""The last CPython that a gilknocker is known to work on. 0.4.2, the newest, ends a process on 3.14 (SIGSEGV)."""
+
+_TRIAL = f"""
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from gilknocker import KnockKnock
+knocker = KnockKnock({_POLLING}, {_ROUND}, {_PAUSE})
+knocker.start()
+time.sleep({3 * _ROUND / 1e6})
+assert 0 <= knocker.contention_metric <= 1
+knocker.reset_contention_metric()
+"""
+_TRIAL_ENDS = 20.0  # seconds; far more than it takes
+
+
 def unavailable() -> str | None:
-    """Why this sampler can't measure here; None where it can."""
-    if importlib.util.find_spec("gilknocker") is None:
+    """Why this sampler can't measure here; None where it can, which another process has tried."""
+    if sys.implementation.name != "cpython" or sys.version_info[:2] > _NEWEST:
+        running = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
+        return f"gilknocker is not known to work on {running}; its version 0.4.2 ends processes on CPython 3.14"
+    found = importlib.util.find_spec("gilknocker")
+    if found is None or not found.origin:
         return "gilknocker is not installed (pip install 'otel-gil[gilknocker]')"
-    return None
+    return _try(str(Path(found.origin).parent.parent))
+
+
+@cache
+def _try(folder: str) -> str | None:
+    """Use gilknocker in a process of its own, and tell why it can't be used here."""
+    if not Path(sys.executable or "").name.startswith("python"):  # what an embedding program does with `-c` is unknown
+        return f"gilknocker can't be tried first: {sys.executable or 'nothing'!r} is not known to be Python"
+    try:
+        # Not by the environment, which may have this interpreter run something at its start, such as ourselves.
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-I", "-S", "-c", _TRIAL, folder],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_TRIAL_ENDS,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # of Windows
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"gilknocker could not be tried first: {error}"
+    return f"gilknocker failed when it was tried first, exit code {done.returncode}" if done.returncode else None
 
 
 def _threads() -> frozenset[int]:
