@@ -97,6 +97,23 @@ def test_bad_arguments_are_errors(provider: MeterProvider) -> None:
     assert not GilInstrumentor().is_instrumented_by_opentelemetry
 
 
+def test_an_unknown_argument_is_a_warning(provider: MeterProvider, caplog: pytest.LogCaptureFixture) -> None:
+    GilInstrumentor().instrument(meter_provider=provider, sampler="none", sampling_intervall=5, tracer_provider=None)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        "instrument() has no argument 'sampling_intervall': it is ignored; is 'sampling_interval' meant?"
+    )
+
+
+def test_an_argument_like_none_that_there_is(provider: MeterProvider, caplog: pytest.LogCaptureFixture) -> None:
+    GilInstrumentor().instrument(meter_provider=provider, sampler="none", excluded_urls="health")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "instrument() has no argument 'excluded_urls': it is ignored; there are meter_provider, logger_provider, sampler, "
+    )
+
+
 def test_two_readers_at_their_own_pace(hold: Callable[[float], None], eventually: Eventually) -> None:
     """Every 0.1 s cumulative, every second delta, while the GIL is held now and then: the totals agree."""
     fast = InMemoryMetricReader()

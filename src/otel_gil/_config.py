@@ -21,7 +21,7 @@ from otel_gil.environment_variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _logger = logging.getLogger(__name__)
 
@@ -135,6 +135,24 @@ OPTIONS = (
     *(SAMPLER, SAMPLING_INTERVAL, CONTENTION_WINDOW),
     *(HOLDERS_BY, STALL_THRESHOLD, STALL_STDERR, OBSERVER_HOST, OBSERVER_PORT),
 )
+
+
+def warn_of_unknown(argument: str, besides: Sequence[str] = ()) -> None:
+    """Warn of an argument of `instrument` that there is not.
+
+    Args:
+        argument: its name.
+        besides: arguments that there are besides the options.
+    """
+    from difflib import get_close_matches
+
+    names = [*besides, *(option.name for option in OPTIONS)]
+    likely = get_close_matches(argument, names, 1)
+    _logger.warning(
+        "instrument() has no argument %r: it is ignored; %s",
+        argument,
+        f"is {likely[0]!r} meant?" if likely else f"there are {', '.join(names)}",
+    )
 
 
 def observing(

@@ -29,6 +29,10 @@ _logger = logging.getLogger(__name__)
 _metrics_of: WeakKeyDictionary[MeterProvider, GilMetrics] = WeakKeyDictionary()
 
 
+_FOR_OTHER_INSTRUMENTORS = {"tracer_provider"}
+"""What some give to each instrumentor alike."""
+
+
 def measuring() -> tuple[MeterProvider, GilMetrics] | None:
     """The metrics that have this process's one sampler, and their provider; None where nothing is measured."""
     return next((item for item in list(_metrics_of.items()) if item[1].measuring), None)
@@ -85,11 +89,12 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         stall_stderr: bool | None = None,
         observer_host: str | None = None,
         observer_port: int | None = None,
-        **_: Any,
+        **others: Any,
     ) -> None:
         """Start to measure. What is not given here is taken from the environment.
 
-        Does nothing in a subinterpreter, where `opentelemetry-instrument` calls it as well.
+        Does nothing in a subinterpreter, where `opentelemetry-instrument` calls it as well. An argument that there is
+        not is a warning.
 
         Args:
             meter_provider: gets the metrics; default: the global one.
@@ -106,6 +111,8 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         Raises:
             ValueError: an argument can't be used.
         """
+        for unknown in others.keys() - _FOR_OTHER_INSTRUMENTORS:
+            _config.warn_of_unknown(unknown, ("meter_provider", "logger_provider"))
         if not in_main_interpreter():
             _logger.debug("The GIL is measured in the main interpreter only, which this is not")
             return

@@ -165,6 +165,14 @@ def test_get(server: Server) -> None:
     assert samples["cpython_gil_held_time_seconds_total"].labels == {"thread_name": "a\nb", "code_function_name": 'f"'}
 
 
+@pytest.mark.parametrize("host", ["http://localhost:9464", "HTTP://x", "http://[::1]:1"])
+def test_absolute_form(server: Server, host: str) -> None:
+    """As a proxy is asked, which servers must answer, too (RFC 9112, 3.2.2)."""
+    assert server.get(f"{host}/small?a=http://b/c") == b"small"
+    assert server.ask(f"GET {host} HTTP/1.1\r\n\r\n".encode())[0] == "404 Not Found"
+    assert server.ask(f"GET {host}/none HTTP/1.1\r\n\r\n".encode())[0] == "404 Not Found"
+
+
 def test_head(server: Server) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("HEAD", "/metrics")

@@ -150,7 +150,7 @@ class Endpoint:
             status = "400 Bad Request"
         elif method not in {"GET", "HEAD"}:
             status = "405 Method Not Allowed"
-        elif not (answer := self._answers.get(target.partition("?")[0])):
+        elif not (answer := self._answers.get(_path(target))):
             status = "404 Not Found"
         else:
             status = "500 Internal Server Error"
@@ -168,6 +168,13 @@ class _Connection(NamedTuple):
     client: socket.socket
     since: float
     conversation: Iterator[int]
+
+
+def _path(target: str) -> str:
+    """The path of a target, which can be a whole URL: what proxies are asked for, and servers must take, too."""
+    if target[:7].lower() == "http://":
+        target = "/" + target[7:].partition("/")[2]
+    return target.partition("?")[0]
 
 
 def _complete(head: bytes) -> bool:
