@@ -76,7 +76,7 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         """None: what is instrumented is the interpreter."""
         return ()
 
-    def _instrument(  # noqa: PLR0913 - what there is to configure
+    def _instrument(  # noqa: D417, PLR0913 - what there is to configure; the others are an error
         self,
         *,
         meter_provider: MeterProvider | None = None,

@@ -45,7 +45,7 @@ _NEWEST = (3, 13)
 """The last CPython that a gilknocker is known to work on. 0.4.2, the newest, ends a process on 3.14 (SIGSEGV)."""
 
 _TRIAL = f"""
-import sys, time
+import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from gilknocker import KnockKnock
 knocker = KnockKnock({_POLLING}, {_ROUND}, {_PAUSE})
@@ -53,6 +53,7 @@ knocker.start()
 time.sleep({3 * _ROUND / 1e6})
 assert 0 <= knocker.contention_metric <= 1
 knocker.reset_contention_metric()
+os._exit(0)  # at an orderly exit gilknocker can abort the process, unless it is let go of as below
 """
 _TRIAL_ENDS = 20.0  # seconds; far more than it takes
 
