@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import dask
 import pytest
+from marks import with_observer
 from distributed import Client, LocalCluster
 from distributed.dashboard.components.scheduler import Contention
 from distributed.system_monitor import SystemMonitor
@@ -380,6 +381,51 @@ if __name__ == "__main__":
         "scheduler worker",
     ]
     assert done.stderr == ""
+
+
+@with_observer
+def test_the_observer_is_refused_where_distributed_is_imported(run: Run) -> None:
+    code = """
+import distributed
+from otel_gil import GilInstrumentor
+GilInstrumentor().instrument()
+from otel_gil._instrumentor import measuring
+print(type(measuring()[1].sampler).__name__)
+"""
+    done = run(code, OTEL_PYTHON_GIL_SAMPLER="observer")
+    assert (done.returncode, done.stdout) == (0, "PoissonSampler\n")
+    assert done.stderr.startswith("OTEL_PYTHON_GIL_SAMPLER='observer' is not available: under Dask, whose profiler ")
+
+
+@with_observer
+def test_the_observer_gives_way_when_distributed_is_imported(run: Run) -> None:
+    """The totals go on, also in a forked child, and nothing aborts."""
+    code = """
+import os, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from otel_gil import GilInstrumentor
+from otel_gil._dask import DaskInstrumentor
+from otel_gil._instrumentor import measuring, read
+GilInstrumentor().instrument(sampling_interval=1)
+DaskInstrumentor().instrument()
+while not (before := read()):
+    time.sleep(0.01)
+import distributed
+sys._current_frames()
+time.sleep(0.2)
+after = read()
+assert measuring()[1].sampler.forkable
+assert after.blocked >= before.blocked and after.free >= before.free
+pid = os.fork()
+if not pid:
+    assert read().free >= after.free
+    sys._current_frames()
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = run(code, OTEL_PYTHON_GIL_SAMPLER="observer")
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert done.stderr.startswith("The sampler 'observer' is stopped: under Dask, whose profiler ")
 
 
 def test_entry_point() -> None:

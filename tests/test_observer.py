@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marks import with_observer
+from marks import WITHOUT_THE_OBSERVERS_WARNING, with_observer
 from measurements import measured
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -35,7 +35,9 @@ Hold = Callable[[float], None]
 Eventually = Callable[[Callable[[], bool]], None]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-PRELUDE = """
+PRELUDE = (
+    WITHOUT_THE_OBSERVERS_WARNING
+    + """
 import ctypes, logging, os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # CPython's own, of any fork in a process with threads
 from otel_gil import GilInstrumentor
@@ -53,6 +55,7 @@ def ready():
         time.sleep(0.01)
     return snapshot
 """
+)
 READY = PRELUDE + "instrument()\nready()\n"
 
 

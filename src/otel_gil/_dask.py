@@ -16,6 +16,7 @@ from wrapt import register_post_import_hook
 
 from otel_gil import _instrumentor, _system_monitor
 from otel_gil._instrumentor import GilInstrumentor
+from otel_gil._samplers import observer
 from otel_gil.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ def _start() -> None:
         GilInstrumentor().instrument(meter_provider=provider)
         _to_undo.callback(GilInstrumentor().uninstrument)
     if found := _instrumentor.measuring():
-        _describe(found[0])
+        provider, metrics = found
+        if isinstance(metrics.sampler, observer.ObserverSampler):  # which was asked for before distributed was imported
+            metrics.sampler.give_way(observer.DASK)
+        _describe(provider)
         _to_undo.callback(_system_monitor.follow(_instrumentor.read))
 
 

@@ -35,7 +35,7 @@ _FOR_OTHER_INSTRUMENTORS = {"tracer_provider"}
 
 def measuring() -> tuple[MeterProvider, GilMetrics] | None:
     """The metrics that have this process's one sampler, and their provider; None where nothing is measured."""
-    return next((item for item in list(_metrics_of.items()) if item[1].measuring), None)
+    return next((item for item in list(_metrics_of.items()) if item[1].sampler), None)
 
 
 def read() -> Snapshot | None:

@@ -117,9 +117,9 @@ class GilMetrics:
             sampler.stop()
 
     @property
-    def measuring(self) -> bool:
-        """Whether there is a sampler to read."""
-        return self._sampler is not None
+    def sampler(self) -> Sampler | None:
+        """The sampler that is read; None where nothing is measured."""
+        return self._sampler
 
     def read(self) -> Snapshot | None:
         """What the sampler knows now; None without one, and while it knows nothing."""

@@ -96,5 +96,10 @@ def create(  # noqa: PLR0913, PLR0917 - what there is to configure
     if name == "disabled":
         return disabled.DisabledGilSampler(auto)
     if name == "observer":
+        _logger.warning(
+            "The sampler 'observer' is unsafe, and is going to be replaced: where sys._current_frames() is called, as "
+            "profilers, pytest-timeout and thread dumps do, the process aborts when the observer ends; py-spy dump, "
+            "asyncio ps and sys.remote_exec see the observer's interpreter instead of the application's"
+        )
         return observer.ObserverSampler(interval, window, observing, report_stall, auto)
     return None

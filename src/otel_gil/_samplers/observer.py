@@ -65,6 +65,9 @@ _WAITERS = (((2, 41), 28), ((2, 25), 36))
 """From which glibc on the count of waiting threads is at which offset of a condition variable."""
 
 
+DASK = "under Dask, whose profiler calls sys._current_frames() all the time, the process would abort when it ends"
+
+
 class Observing(NamedTuple):
     """What only the observer can be asked for.
 
@@ -82,7 +85,7 @@ class Observing(NamedTuple):
     port: int = 0
 
 
-def unavailable() -> str | None:
+def unavailable() -> str | None:  # noqa: PLR0911 - so many reasons
     """Why this sampler can't measure here; None where it may. Whether it can is proven when it starts."""
     if sys.platform != "linux":
         return f"it needs Linux, not {sys.platform}"
@@ -90,6 +93,8 @@ def unavailable() -> str | None:
         known = " and ".join(f"{major}.{minor}" for major, minor in layout.VERSIONS)
         running = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
         return f"it knows CPython {known}, not {running}"
+    if _under_dask():
+        return DASK
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "it does not know free-threaded builds"
     if sys.maxsize < 1 << 32:
@@ -101,6 +106,10 @@ def unavailable() -> str | None:
     except (ImportError, ValueError) as error:
         return f"this interpreter lacks what it needs: {error}"
     return None
+
+
+def _under_dask() -> bool:
+    return "distributed" in sys.modules
 
 
 class ObserverSampler:
@@ -163,6 +172,14 @@ class ObserverSampler:
                 self._give_up(f"OTEL_PYTHON_GIL_SAMPLER='observer' can't be used: {error}; using auto")
         if self._given_up and self._successor:
             self._successor.start(since)
+
+    def give_way(self, why: str) -> None:
+        """End the observer for good, and go on with another sampler."""
+        if not self._given_up:
+            self._proven = False  # so that no child tries again
+            self._give_up(f"The sampler 'observer' is stopped: {why}; using auto")
+            if self._successor:
+                self._successor.start(self._last)
 
     def stop(self) -> None:
         """End the observer. Must have been done before the process forks."""
