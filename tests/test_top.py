@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marks import MAIN
+from marks import MAIN, with_observer
 
 from otel_gil import _top
 from otel_gil._top import (
@@ -239,6 +239,24 @@ def test_reason() -> None:
     assert texts(reason(["Error in sitecustomize; set PYTHONVERBOSE for traceback:", missing], 80)) == [missing]
 
 
+def test_children_are_named() -> None:
+    assert _top.not_shown([]) == ""
+    assert _top.not_shown([7]).endswith("Not shown: its child processes that run Python, pid 7")
+    assert _top.not_shown(range(1, 12)).endswith("pid 1, 2, 3, 4, 5, 6, 7, 8, …")
+    shown = [line.text for line in _top.body(_top.START, _top.START, "", 60, [7])]
+    assert shown[3:5] == ["This is the GIL of one process. Not shown: its child", "processes that run Python, pid 7"]
+
+
+@with_observer
+def test_a_program_with_workers() -> None:
+    code = (
+        "import multiprocessing, time; multiprocessing.get_context('fork').Process(target=time.sleep, args=[4]).start()"
+    )
+    done = piped(top(sys.executable, "-W", "ignore", "-c", code), OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="")
+    assert done.returncode == 0
+    assert re.search(r"Not shown: its child processes that run Python,\spid \d+\n", done.stdout), done.stdout
+
+
 def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_top, "_KEPT", 100_000)
     with tempfile.TemporaryFile() as output:
@@ -269,8 +287,8 @@ def test_the_terminal_is_restored(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_is_left_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pids: list[int] = []
 
-    def fail(readings: object, command: str, pid: str, *_: object) -> None:
-        pids.append(int(pid.removeprefix("pid ")))
+    def fail(readings: object, command: str, pid: int, *_: object) -> None:
+        pids.append(pid)
         raise ZeroDivisionError
 
     monkeypatch.setattr(_top, "_show", fail)

@@ -6,8 +6,9 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter, get_meter_provider
 
+from otel_gil._children import ChildrenWatch
 from otel_gil._unpatched import original
 from otel_gil.version import __version__
 
@@ -49,6 +50,8 @@ class GilMetrics:
         self._reading = _allocate_lock()
         self._recording = _allocate_lock()
         self._held: dict[int, list[Any]] = {}  # by the thread that forks
+        meter_provider = meter_provider or get_meter_provider()
+        self._children = ChildrenWatch(meter_provider)
         meter = get_meter("otel_gil", __version__, meter_provider)
         meter.create_observable_gauge(
             "cpython.gil.contention",
@@ -177,6 +180,7 @@ class GilMetrics:
             yield Observation(snapshot.contention)
 
     def _time(self, _: CallbackOptions) -> Iterable[Observation]:
+        self._children.look()
         if snapshot := self.read():
             yield Observation(snapshot.blocked, {STATE: "blocked"})
             yield Observation(snapshot.free, {STATE: "free"})

@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from otel_gil._children import running_python
 from otel_gil._instrumented import HOST, fetch, free_port, instrument, samples
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ _HINT = "`otel-gil doctor`, run with the Python of this program, may know why th
 _TABLE = ("   HELD", "TOTAL s")
 _BAR = 50
 """Columns of the bar, at the most."""
+
+_NAMED = 8
+"""Child processes, at the most."""
 
 _START_TIMEOUT = 10.0
 """Seconds after which it is said why there may be no observer."""
@@ -188,7 +192,7 @@ def table(found: Sequence[Row], columns: int) -> list[str]:
     return [line(*_TABLE, "THREAD", "FUNCTION"), *(line(*row) for row in cells)]
 
 
-def body(before: Scrape, after: Scrape, notice: str, columns: int) -> list[Line]:
+def body(before: Scrape, after: Scrape, notice: str, columns: int, children: Sequence[int] = ()) -> list[Line]:
     """What there is to say of an interval.
 
     Args:
@@ -196,10 +200,20 @@ def body(before: Scrape, after: Scrape, notice: str, columns: int) -> list[Line]
         after: the one that it ended with.
         notice: is shown in place of a hold in progress, if not empty.
         columns: the terminal's.
+        children: the processes whose GIL is not shown.
     """
     alarm = Line(notice) if notice else Line(stall(after), _ALARM)
+    unseen = [Line(text) for text in textwrap.wrap(not_shown(children), columns)]
     heading, *holders = table(rows(before, after), columns)
-    return [*map(Line, status(before, after, columns)), alarm, Line(heading, _REVERSE), *map(Line, holders)]
+    return [*map(Line, status(before, after, columns)), alarm, *unseen, Line(heading, _REVERSE), *map(Line, holders)]
+
+
+def not_shown(children: Sequence[int]) -> str:
+    """That child processes run Python, in words; empty where there are none."""
+    if not children:
+        return ""
+    named = ", ".join(map(str, children[:_NAMED])) + (", …" if len(children) > _NAMED else "")
+    return f"This is the GIL of one process. Not shown: its child processes that run Python, pid {named}"
 
 
 def screen(title: tuple[str, str], shown: list[Line], output: Sequence[str], size: os.terminal_size) -> list[Line]:
@@ -276,7 +290,7 @@ def run(command: Sequence[str], interval: float) -> int:
         begun = time.monotonic()
         try:
             readings = _readings(process, f"http://{HOST}:{port}/metrics", interval, asked)
-            last = _show(readings, " ".join(command), f"pid {process.pid}", output, asked)
+            last = _show(readings, " ".join(command), process.pid, output, asked)
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             size = shutil.get_terminal_size()
             if last:
@@ -326,7 +340,7 @@ def _readings(
 
 
 def _show(
-    readings: Iterator[Scrape | None], command: str, pid: str, output: IO[bytes], asked: Sequence[float]
+    readings: Iterator[Scrape | None], command: str, pid: int, output: IO[bytes], asked: Sequence[float]
 ) -> Scrape | None:
     """Show the readings as they come, and return the last."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -341,12 +355,12 @@ def _show(
             if asked:
                 notice = "waiting for the program to end; Ctrl-C kills it"
             if after:
-                shown = body(before, after, notice, size.columns)
+                shown = body(before, after, notice, size.columns, running_python(pid))
             else:
                 shown = [Line(notice if asked else "waiting for the observer …")]
                 if time.monotonic() - begun >= _START_TIMEOUT:
                     shown += reason(_first_lines(output), size.columns)
-            title = command, f"{pid}  {_elapsed(begun)}"
+            title = command, f"pid {pid}  {_elapsed(begun)}"
             if terminal:
                 _draw(screen(title, shown, _last_lines(output), size), size)
             else:
