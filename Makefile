@@ -12,13 +12,17 @@ OLDEST_DASK := 2024.3.0
 # To the bench, make bench ARGS=--quick, or to pytest, make test ARGS='-k top'.
 ARGS ?=
 
-.PHONY: demo test lint bench dask picture clean
+.PHONY: demo test cpython-tests lint bench dask picture clean
 
 demo: $(VENV)/.prometheus
 	$(BIN)/otel-gil demo
 
 test: $(VENV)/.dev $(VENV)/dask-$(OLDEST_DASK)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# CPython's own tests, of the interpreter in use: about half an hour, ARGS=--short a tenth, or the names of files.
+cpython-tests: $(VENV)/.dev
+	$(BIN)/python -m tests.cpython $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
