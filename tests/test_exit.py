@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from marks import with_gilknocker, with_observer
@@ -65,6 +66,27 @@ def _timed(run: Run, code: str, sampler: str) -> tuple[subprocess.CompletedProce
 
     done = run(PRELUDE + code, sampler)
     return done, time.time() - float(done.stdout)
+
+
+NOTHING_MORE_CAN_BE_LOADED = {
+    "no file descriptor": "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))",
+    "an empty root": "os.mkdir(sys.argv[2]); os.chroot(sys.argv[2]); os.chdir('/')",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the Poisson sampler needs Linux")
+@pytest.mark.parametrize("why", NOTHING_MORE_CAN_BE_LOADED)
+def test_where_nothing_more_can_be_loaded(why: str, run: Run, tmp_path: Path) -> None:
+    """CPython before 3.14 ends our thread in a way for which glibc needs another library."""
+    if why == "an empty root" and os.geteuid():
+        pytest.skip("only root may chroot")
+    done = run(
+        PRELUDE + NOTHING_MORE_CAN_BE_LOADED[why] + "\nends()",
+        "poisson",
+        str(tmp_path / "empty"),
+        OTEL_PYTHON_GIL_SAMPLING_INTERVAL="1",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the Poisson sampler needs Linux")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 from otel_gil._unpatched import original
@@ -45,6 +47,20 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@cache
+def _load_unwinder() -> None:
+    """Load what glibc needs to end a thread.
+
+    CPython before 3.14 ends daemon threads by `pthread_exit` when it is finalized, and glibc loads libgcc_s only then.
+    Where that fails, as after a chroot or without a file descriptor to spare, it aborts the process.
+    """
+    if sys.platform == "linux":
+        with suppress(ImportError, OSError):  # CPython was built without libffi, or another C library does without it
+            import ctypes
+
+            ctypes.CDLL("libgcc_s.so.1")
+
+
 class SamplerThread:
     """A native thread, started at once, that gets no signals, runs when it wakes, and whose failure is logged once.
 
@@ -61,6 +77,7 @@ class SamplerThread:
         # Here, as ctypes takes its time, and not in the thread, as a fork would copy a module that is half imported.
         from otel_gil._samplers import _slice
 
+        _load_unwinder()
         self._shorten_slice = _slice.shorten
         self.running = True
         self.native_id: int | None = None
