@@ -130,21 +130,29 @@ def test_fork_hooks(provider: MeterProvider) -> None:
     metrics.before_fork()
     metrics.after_fork_in_parent()
     assert sampler.since is None
-    metrics.record_waits([0.0])  # would wait for ever, had the lock not been given back
+    assert metrics.read()  # would wait for ever, had the lock not been given back
+    metrics.record_waits([1.0])
     metrics.before_fork()
     metrics.after_fork_in_child()
     assert sampler.since == Snapshot(0.5, 1, 1)
-    metrics.record_waits([0.0])
+    assert metrics.read()
+    assert not metrics._waits, "the parent records them"
 
 
 def test_a_fork_does_not_wait_for_ever(provider: MeterProvider) -> None:
     """Nor gives back a lock that it did not get."""
     metrics = GilMetrics(provider)
-    with metrics._recording:
+    with metrics._reading:
         metrics.before_fork()
         metrics.after_fork_in_parent()
-        assert metrics._recording.locked()
+        assert metrics._reading.locked()
     assert not metrics._reading.locked()
+
+
+def test_waits_that_nobody_collects_are_bounded(provider: MeterProvider) -> None:
+    metrics = GilMetrics(provider)
+    metrics.record_waits([0.0] * 100_000)
+    assert len(metrics._waits) == 1 << 16
 
 
 def test_readers_see_one_truth() -> None:

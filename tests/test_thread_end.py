@@ -155,9 +155,12 @@ in_thread(fork)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_main_threads_children_are_left_alone() -> None:
+def test_the_main_threads_children_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
-    hook = _thread_end.in_children_of_other_threads(lambda: called.append(True))
+    hooks: list[Callable[[], None]] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda after_in_child: hooks.append(after_in_child))
+    _thread_end.follow(lambda: called.append(True))
+    (hook,) = hooks
     hook()
     assert not hasattr(_thread_end._of_this_thread, "sentinel")
     thread = threading.Thread(target=hook)  # it is as if it had forked
@@ -166,15 +169,79 @@ def test_the_main_threads_children_are_left_alone() -> None:
     assert called == [True]
 
 
-@pytest.mark.parametrize("changed", ["getpid", "get_ident"])
-def test_what_is_not_the_threads_end_calls_nothing(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("made_in", [(-1, threading.get_ident()), (os.getpid(), -1)], ids=["process", "thread"])
+def test_what_is_not_the_threads_end_calls_nothing(made_in: tuple[int, int]) -> None:
     """In a child of the child, the threads that it does not have are cleared: by another thread, in another process."""
     called: list[bool] = []
     sentinel = _thread_end._Sentinel(lambda: called.append(True))
-    with monkeypatch.context() as patch:
-        if changed == "getpid":
-            patch.setattr(os, "getpid", lambda: -1)
-        else:
-            patch.setattr(_thread_end, "_get_ident", lambda: -1)
-        del sentinel
+    sentinel._made_in = made_in
+    del sentinel
     assert not called
+
+
+def test_a_child_that_begins_to_measure_itself(run: Run) -> None:
+    """Where the parent did not, nobody was there to follow the fork."""
+    code = """
+def fork(measure):
+    pid = os.fork()
+    if pid:
+        return wait_for(pid)
+    measure()
+
+def measure():
+    GilInstrumentor().instrument(meter_provider=MeterProvider(), sampling_interval=1)
+
+def measure_and_fork():
+    measure()
+    code = in_thread(lambda: fork(lambda: None))
+    if code:
+        os._exit(code)
+
+for how in (measure, measure_and_fork):
+    assert in_thread(lambda: fork(how)) == 0
+"""
+    prelude = PRELUDE.replace(
+        "GilInstrumentor().instrument(meter", "if sys.argv[1]: GilInstrumentor().instrument(meter"
+    )
+    done = run(prelude.replace("while not read():", "while sys.argv[1] and not read():") + code, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_child_forked_while_another_thread_collects(run: Run) -> None:
+    """The SDK's locks may be taken in the child, for ever. No thread of ours waits for one."""
+    code = """
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+counter = provider.get_meter("many").create_counter("many")
+for k in range(5000):
+    counter.add(1, {"k": k})
+stop = False
+def collect():
+    while not stop:
+        reader.get_metrics_data()
+collector = threading.Thread(target=collect)
+collector.start()
+time.sleep(0.2)
+GilInstrumentor().uninstrument()
+GilInstrumentor().instrument(meter_provider=provider, sampling_interval=1)
+
+def fork():
+    global stop
+    pids = []
+    for _ in range(6):
+        pid = os.fork()
+        if not pid:
+            time.sleep(1)
+            return
+        pids.append(pid)
+        time.sleep(0.01)
+    stop = True
+    return [wait_for(pid) for pid in pids]
+
+codes = in_thread(fork)
+collector.join()
+assert codes == [0] * 6, codes
+"""
+    done = run(PRELUDE + code, "poisson")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -11,11 +11,10 @@ from weakref import WeakKeyDictionary
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 
-from otel_gil import _config, _samplers, _stall_event
+from otel_gil import _config, _samplers, _stall_event, _thread_end
 from otel_gil._forks import FORKS
 from otel_gil._metrics import GilMetrics
 from otel_gil._subinterpreters import in_main_interpreter
-from otel_gil._thread_end import in_children_of_other_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -61,7 +60,7 @@ def _follow_forks() -> None:
             after_in_parent=each(FORKS.after_in_parent, GilMetrics.after_fork_in_parent),
             after_in_child=each(FORKS.after_in_child, GilMetrics.after_fork_in_child),
         )
-        os.register_at_fork(after_in_child=in_children_of_other_threads(_stop))
+        _thread_end.follow(_stop)
 
 
 def _stop() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ _get_ident = original("_thread", "get_ident")
 _FORK = 1.0
 """Seconds that a fork waits for a reader, or for another fork."""
 
+_MOST_WAITS = 1 << 16
+"""Kept for a collection: those of an hour. Where nobody collects for longer, the oldest are lost."""
+
 STATE = "cpython.gil.state"
 THREAD = "thread.name"
 FUNCTION = "code.function.name"
@@ -48,7 +52,7 @@ class GilMetrics:
         self._sampler: Sampler | None = None
         self._since: Snapshot | None = None
         self._reading = _allocate_lock()
-        self._recording = _allocate_lock()
+        self._waits: deque[float] = deque(maxlen=_MOST_WAITS)
         self._held: dict[int, list[Any]] = {}  # by the thread that forks
         meter_provider = meter_provider or get_meter_provider()
         self._children = ChildrenWatch(meter_provider)
@@ -130,16 +134,19 @@ class GilMetrics:
             return self._snapshot()
 
     def record_waits(self, waits: Iterable[float]) -> None:
-        """Record seconds that requests for the GIL had to wait."""
-        with self._recording:
-            for wait in waits:
-                self._wait_duration.record(wait)
+        """Keep seconds that requests for the GIL had to wait, for the next collection to record them.
+
+        The thread of a sampler does not record them itself: to record takes locks of the SDK, and in a child that was
+        forked while another thread had one the thread would wait for it for ever.
+        """
+        self._waits.extend(waits)
 
     def before_fork(self) -> None:
-        """Let no thread read on, or hold a lock of the SDK for us, while the process is copied."""
+        """Let no thread read on while the process is copied."""
         # Two threads that fork at once must not both go on: between the two a sampler is started that none may copy.
         held = self._held.setdefault(_get_ident(), [])
-        held += [lock for lock in (self._reading, self._recording) if lock.acquire(timeout=_FORK)]
+        if self._reading.acquire(timeout=_FORK):
+            held.append(self._reading)
         self._remember()
         if self._sampler and not self._sampler.forkable:
             self._sampler.stop()
@@ -155,7 +162,7 @@ class GilMetrics:
     def after_fork_in_child(self) -> None:
         """Go on with threads of our own."""
         self._reading = _allocate_lock()
-        self._recording = _allocate_lock()
+        self._waits.clear()  # which the parent records
         self._held = {}
         sampler, self._sampler = self._sampler, None
         if sampler:
@@ -175,13 +182,19 @@ class GilMetrics:
                 sampler.stop()  # type: ignore[union-attr]
             return None
 
+    def _record_waits(self) -> None:
+        with suppress(IndexError):  # other threads may collect, too
+            while True:
+                self._wait_duration.record(self._waits.popleft())
+
     def _contention(self, _: CallbackOptions) -> Iterable[Observation]:
         if snapshot := self.read():
             yield Observation(snapshot.contention)
 
     def _time(self, _: CallbackOptions) -> Iterable[Observation]:
-        self._children.look()
+        self._record_waits()
         if snapshot := self.read():
+            self._children.look()
             yield Observation(snapshot.blocked, {STATE: "blocked"})
             yield Observation(snapshot.free, {STATE: "free"})
 
