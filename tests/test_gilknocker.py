@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -190,6 +191,17 @@ def test_it_is_tried_in_another_process(installed: Callable[[str], None]) -> Non
 def test_one_that_ends_its_process_is_unavailable(failure: str, installed: Callable[[str], None]) -> None:
     installed(WORKS.replace("def start(self): ...", f"def start(self): {failure}"))
     assert (gilknocker.unavailable() or "").startswith("gilknocker failed when it was tried first, exit code ")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no SIGCHLD here")
+def test_the_exit_code_may_be_lost(installed: Callable[[str], None]) -> None:
+    """To an application that ignores SIGCHLD."""
+    installed("import os; os.kill(os.getpid(), 11)")
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert "gilknocker failed when it was tried first" in (gilknocker.unavailable() or "")
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
 
 
 def test_one_that_hangs_is_unavailable(installed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:

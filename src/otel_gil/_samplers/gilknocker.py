@@ -53,6 +53,7 @@ knocker.start()
 time.sleep({3 * _ROUND / 1e6})
 assert 0 <= knocker.contention_metric <= 1
 knocker.reset_contention_metric()
+print("works", flush=True)
 os._exit(0)  # at an orderly exit gilknocker can abort the process, unless it is let go of as below
 """
 _TRIAL_ENDS = 20.0  # seconds; far more than it takes
@@ -72,22 +73,26 @@ def unavailable() -> str | None:
 @cache
 def _try(folder: str) -> str | None:
     """Use gilknocker in a process of its own, and tell why it can't be used here."""
-    if not Path(sys.executable or "").name.startswith("python"):  # what an embedding program does with `-c` is unknown
+    if (
+        not Path(sys.executable or "").name.lower().startswith("python")
+    ):  # what an embedding program does with `-c` is unknown
         return f"gilknocker can't be tried first: {sys.executable or 'nothing'!r} is not known to be Python"
     try:
         # Not by the environment, which may have this interpreter run something at its start, such as ourselves.
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-I", "-S", "-c", _TRIAL, folder],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=_TRIAL_ENDS,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # of Windows
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except Exception as error:  # such as gevent's, whose `subprocess` has limits of its own
         return f"gilknocker could not be tried first: {error}"
-    return f"gilknocker failed when it was tried first, exit code {done.returncode}" if done.returncode else None
+    # The exit code may be lost to the application, where that waits for any child.
+    works = done.stdout.strip() == b"works"
+    return None if works else f"gilknocker failed when it was tried first, exit code {done.returncode}"
 
 
 def _threads() -> frozenset[int]:
