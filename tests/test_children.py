@@ -94,7 +94,8 @@ main()
 
 
 @pytest.fixture
-def scraped() -> Iterator[MeterProvider]:
+def scraped(monkeypatch: pytest.MonkeyPatch) -> Iterator[MeterProvider]:
+    monkeypatch.setattr(_children, "_warned", set())
     provider = MeterProvider([PrometheusMetricReader()], shutdown_on_exit=False)
     yield provider
     provider.shutdown()
@@ -134,9 +135,10 @@ def test_warns_once(
     for _ in range(3):
         clock(6.0)
         watch.look()
+    ChildrenWatch(scraped).look()  # of another provider
     (message,) = warned(caplog)
-    assert f"this process (pid {os.getpid()}) serves are its own" in message
-    assert str(pid) in message.partition("no scrape")[2]
+    assert f"this process (pid {os.getpid()}) serves are of this process only" in message
+    assert str(pid) in message.partition("Nobody can scrape")[2]
     assert "OTEL_METRICS_EXPORTER=otlp" in message
 
 
@@ -157,7 +159,7 @@ def test_a_child_that_exports_for_itself(
 
 
 @pytest.mark.parametrize("reader", ["none", "InMemory", "Periodic"])
-def test_a_process_that_is_not_scraped(
+def test_a_process_that_only_sends(
     reader: str, start: Callable[..., int], eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
     readers: list[MetricReader] = []
@@ -171,6 +173,51 @@ def test_a_process_that_is_not_scraped(
     ChildrenWatch(provider).look()
     provider.shutdown()
     assert not warned(caplog)
+
+
+def test_a_process_that_sends_as_well(
+    start: Callable[..., int], eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its workers do, too, when they are forked."""
+    sends = PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stderr), 3_600_000)
+    provider = MeterProvider([PrometheusMetricReader(), sends], shutdown_on_exit=False)
+    pid = start(*SLEEP)
+    eventually(lambda: pid in running_python(os.getpid()))
+    ChildrenWatch(provider).look()
+    provider.shutdown()
+    assert not warned(caplog)
+
+
+def test_a_child_without_an_environment_and_with_a_name_of_any_bytes(
+    scraped: MeterProvider, eventually: Eventually, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'worker-\\xc3)'); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], env={}) as child:
+        try:
+            eventually(lambda: child.pid in running_python(os.getpid()))
+            ChildrenWatch(scraped).look()
+            assert str(child.pid) in warned(caplog)[0]
+        finally:
+            child.kill()
+
+
+def test_a_look_that_takes_long_is_rare(scraped: MeterProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    looks: list[float] = []
+
+    def look(_: object) -> bool:
+        looks.append(now[0])
+        now[0] += 0.03
+        return False
+
+    monkeypatch.setattr(_children, "_monotonic", lambda: now[0])
+    monkeypatch.setattr(_children, "_is_scraped", look)
+    watch = ChildrenWatch(scraped)
+    while now[0] < 1065:
+        watch.look()
+        now[0] += 1
+    assert len(looks) == 3
 
 
 def test_nobody_waits_for_the_applications_children(scraped: MeterProvider) -> None:

@@ -255,6 +255,7 @@ def test_a_program_with_workers() -> None:
     done = piped(top(sys.executable, "-W", "ignore", "-c", code), OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="")
     assert done.returncode == 0
     assert re.search(r"Not shown: its child processes that run Python,\spid \d+\n", done.stdout), done.stdout
+    assert "Not shown" in done.stdout.partition("exit code 0")[2]
 
 
 def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

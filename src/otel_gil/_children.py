@@ -38,6 +38,12 @@ _OWN_EXPORTER = ("OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_PROMETHEUS_PORT", "OTEL
 _PERIOD = 5.0
 """Seconds between two looks, at least."""
 
+_RARENESS = 1000
+"""Times that a look takes, between two, at least: with 500 threads it takes 30 ms."""
+
+_warned: set[int] = set()
+"""The processes that have: this one, or ancestors of it."""
+
 
 def running_python(parent: int) -> list[int]:
     """The child processes that run Python, but for the helpers of `multiprocessing`; none where /proc does not tell."""
@@ -47,7 +53,7 @@ def running_python(parent: int) -> list[int]:
 
 
 class ChildrenWatch:
-    """Warns once where a process serves metrics, and has children that run Python and are in no scrape.
+    """Warns once where a process serves metrics, and has children that run Python, whose metrics nobody can scrape.
 
     Args:
         provider: gets the metrics.
@@ -60,28 +66,27 @@ class ChildrenWatch:
     def look(self) -> None:
         """Look whether there are any, unless that was done lately. To be called at each collection."""
         now = _monotonic()
-        if now < self._due:
+        if now < self._due or os.getpid() in _warned:
             return
-        self._due = now + _PERIOD
         try:
             if _is_scraped(self._provider()) and _has_children():
                 self._look()
+            self._due = now + max(_PERIOD, _RARENESS * (_monotonic() - now))
         except Exception:
             self._due = math.inf
             _logger.debug("Child processes can't be looked for", exc_info=True)
 
     def _look(self) -> None:
         ours = os.getpid()
-        inherited = _exporter(ours), tuple(os.environ.get(name) for name in _OWN_EXPORTER)
-        workers = [
-            pid for pid in running_python(ours) if pid not in _dask_workers() and _exporter(pid) in (*inherited, None)
-        ]
+        inherited = _exporter(ours) | {(name, os.environ.get(name, "")) for name in _OWN_EXPORTER}
+        workers = [pid for pid in running_python(ours) if pid not in _dask_workers() and not _exporter(pid) - inherited]
         if workers:
-            self._due = math.inf
+            _warned.add(ours)
             _logger.warning(
-                "The GIL metrics that this process (pid %d) serves are its own. It has child processes that run Python "
-                "and are in no scrape (pid %s): have each serve its own metrics, on a port of its own, or set "
-                "OTEL_METRICS_EXPORTER=otlp, with which each process sends its own",
+                "The GIL metrics that this process (pid %d) serves are of this process only. Nobody can scrape those "
+                "of its child processes that run Python (pid %s). Have each serve its own, on a port of its own, as in "
+                "examples/flask_gunicorn of otel-gil, or send them: pip install opentelemetry-exporter-otlp, and set "
+                "OTEL_METRICS_EXPORTER=otlp",
                 ours,
                 ", ".join(map(str, workers)),
             )
@@ -105,23 +110,23 @@ def _children(parent: int) -> Iterator[int]:
     """The children, which the kernel keeps by the thread that forked them."""
     for task in (_PROC / str(parent) / "task").iterdir():
         with suppress(OSError):  # it has ended
-            yield from map(int, (task / "children").read_text().split())
+            yield from map(int, (task / "children").read_bytes().split())
 
 
 def _age(process: Path) -> float:
     """Seconds since a process has started."""
-    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def _exporter(pid: int) -> tuple[str | None, ...] | None:
-    """How a process was told to export when it started; None where that is not known."""
+def _exporter(pid: int) -> set[tuple[str, str]]:
+    """The variables by which a process was told to export when it started; none where they are not known."""
     try:
         variables = (_PROC / str(pid) / "environ").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return None
-    values = dict(variable.split("=", 1) for variable in variables if "=" in variable)
-    return tuple(values.get(name) for name in _OWN_EXPORTER)
+        return set()
+    pairs = (variable.partition("=") for variable in variables)
+    return {(name, value) for name, _, value in pairs if name in _OWN_EXPORTER}
 
 
 def _has_children() -> bool:
@@ -134,17 +139,15 @@ def _has_children() -> bool:
 
 
 def _is_scraped(provider: Any) -> bool:
-    """Whether somebody collects from this provider, where others send. The SDK does not tell by a public name."""
+    """Whether somebody collects from this provider, and it does not send as well, which workers do by themselves."""
     readers = _readers(provider) or _readers(get_meter_provider())
-    return any(
-        base.__module__.startswith("opentelemetry.exporter.prometheus")
-        for reader in readers
-        for base in type(reader).__mro__
-    )
+    classes = {base for reader in readers for base in type(reader).__mro__}
+    sends = any(base.__name__ == "PeriodicExportingMetricReader" for base in classes)
+    return not sends and any(base.__module__.startswith("opentelemetry.exporter.prometheus") for base in classes)
 
 
 def _readers(provider: Any) -> tuple[Any, ...]:
-    # The one since SDK 1.40 or so, the other before.
+    # The SDK does not tell by a public name: by the one in newer versions, by the other in older ones.
     configuration = getattr(provider, "_sdk_config", None)
     return (*getattr(provider, "_metric_readers", ()), *getattr(configuration, "metric_readers", ()))
 

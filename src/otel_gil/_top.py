@@ -290,11 +290,11 @@ def run(command: Sequence[str], interval: float) -> int:
         begun = time.monotonic()
         try:
             readings = _readings(process, f"http://{HOST}:{port}/metrics", interval, asked)
-            last = _show(readings, " ".join(command), process.pid, output, asked)
+            last, children = _show(readings, " ".join(command), process.pid, output, asked)
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             size = shutil.get_terminal_size()
             if last:
-                shown = body(START, last._replace(waiting=None, stall=0.0), "", size.columns)
+                shown = body(START, last._replace(waiting=None, stall=0.0), "", size.columns, children)
             else:
                 shown = [Line("the observer gave no reading"), *reason(_first_lines(output), size.columns)]
             _print(screen((" ".join(command), f"exit code {code}  {_elapsed(begun)}"), shown, [], size))
@@ -341,10 +341,11 @@ def _readings(
 
 def _show(
     readings: Iterator[Scrape | None], command: str, pid: int, output: IO[bytes], asked: Sequence[float]
-) -> Scrape | None:
-    """Show the readings as they come, and return the last."""
+) -> tuple[Scrape | None, list[int]]:
+    """Show the readings as they come, and return the last, and the last child processes that run Python."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     before, after = START, None
+    children: list[int] = []
     begun = time.monotonic()
     with _full_screen() if terminal else nullcontext():
         for scrape in readings:
@@ -354,8 +355,9 @@ def _show(
             notice = "" if scrape else "the observer does not answer; this is what it said last"
             if asked:
                 notice = "waiting for the program to end; Ctrl-C kills it"
+            children = running_python(pid) or children
             if after:
-                shown = body(before, after, notice, size.columns, running_python(pid))
+                shown = body(before, after, notice, size.columns, children)
             else:
                 shown = [Line(notice if asked else "waiting for the observer …")]
                 if time.monotonic() - begun >= _START_TIMEOUT:
@@ -365,7 +367,7 @@ def _show(
                 _draw(screen(title, shown, _last_lines(output), size), size)
             else:
                 _print([*screen(title, shown, [], size), Line("")])
-    return after
+    return after, children
 
 
 def _ended(process: subprocess.Popen[bytes], seconds: float, asked: Sequence[float]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
@@ -45,10 +46,13 @@ def test_a_scrape_that_shows_the_parent_alone_warns_once(server: str, start: Sta
                 response.read()
         except OSError:
             return []
-        return [line for line in application.stderr.splitlines() if "are in no scrape" in line]
+        return [
+            line for line in application.stderr.splitlines() if "Nobody can scrape those of its child processes" in line
+        ]
 
     wait_for(told, "the warning")
+    time.sleep(6)  # it looks every five seconds
     assert len(told()) == 1
-    assert f"this process (pid {application.pid}) serves are its own" in told()[0]
+    assert f"this process (pid {application.pid}) serves are of this process only" in told()[0]
     application.signal(signal.SIGTERM)
     application.wait()
