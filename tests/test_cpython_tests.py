@@ -43,6 +43,7 @@ def test_parse() -> None:
         ({WHOLE: "passed"}, {WHOLE: "ended by SIGABRT"}, {WHOLE: ("passed", "ended by SIGABRT")}),
         ({WHOLE: "failed"}, {WHOLE: "ended by SIGABRT"}, {WHOLE: ("failed", "ended by SIGABRT")}),
         ({WHOLE: "passed"}, {WHOLE: "environment changed"}, {WHOLE: ("passed", "environment changed")}),
+        ({"a": "passed", WHOLE: "passed"}, {WHOLE: "timed out"}, {WHOLE: ("passed", "timed out")}),
         # Where a test fails, its file does, too.
         ({"a": "passed", WHOLE: "passed"}, {"a": "failed", WHOLE: "failed"}, {"a": ("passed", "failed")}),
     ],
@@ -52,8 +53,10 @@ def test_worse(before: dict[str, str], after: dict[str, str], found: dict[str, t
 
 
 def test_reason() -> None:
-    assert reason("test.test_x.T.counts", {"test.test_x.*": "it counts threads"}) == "it counts threads"
-    assert reason("test.test_y.T.counts", {"test.test_x.*": "it counts threads"}) is None
+    expected = {"test.test_x.*: failed": "it counts threads"}
+    assert reason("test.test_x.T.counts: failed", expected) == "it counts threads"
+    assert reason("test.test_x.T.counts: timed out", expected) is None
+    assert reason("test.test_y.T.counts: failed", expected) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the environments are POSIX's")

@@ -45,7 +45,7 @@ SHORT = (
 )
 
 _AT_ONCE = 2
-_TIMEOUT = 1200.0  # seconds for a file; a hang that CPython's tests find themselves takes them ten minutes
+_TIMEOUT = 900.0  # seconds for a file, far more than the slowest takes
 _AGAIN = 5
 """Times that a test is run again, in both, whose outcome differs: on a busy machine some fail by themselves."""
 
@@ -106,11 +106,12 @@ def _again(file: str, test: str, pythons: dict[Mode, Path]) -> tuple[str, bool]:
     once = partial(run, file=file, timeout=_TIMEOUT, only=() if test == WHOLE else [test])
     times = 1 if test == WHOLE else _AGAIN
     failed = {
-        mode: sum(once(pythons[mode]).outcomes[WHOLE] not in {PASSED, SKIPPED} for _ in range(times))
+        mode: sum(once(pythons[mode]).outcomes.get(test) not in {PASSED, SKIPPED} for _ in range(times))
         for mode in ("sdk", "gil")
     }
     counts = f"again {failed['gil']} of {times} times with otel-gil, {failed['sdk']} with the SDK alone"
-    return counts, failed["gil"] > 0 and failed["sdk"] == 0
+    # A crash or a hang of the whole file is never waved through: see `expected.py` for those of CPython's own.
+    return counts, failed["sdk"] == 0 and (test == WHOLE or failed["gil"] > 0)
 
 
 def _excerpt(output: str, test: str) -> str:
