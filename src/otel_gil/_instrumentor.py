@@ -75,7 +75,7 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         """None: what is instrumented is the interpreter."""
         return ()
 
-    def _instrument(  # noqa: D417, PLR0913 - what there is to configure; the others are an error
+    def _instrument(  # noqa: D417, PLR0913 - what there is to configure, and all else is a mistake
         self,
         *,
         meter_provider: MeterProvider | None = None,

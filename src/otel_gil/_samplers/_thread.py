@@ -32,7 +32,8 @@ def signals_blocked() -> Iterator[None]:
 
     To block them in the thread itself would be too late: until it has the GIL for the first time the kernel could give
     it a signal that the application has blocked in all threads that it knows of, and whose default action is to end
-    the process. A signal that comes meanwhile is handled after it.
+    the process. A signal that comes meanwhile is handled after it, but for one that is due just when they are blocked:
+    its handler runs then, and a program that it starts begins with them blocked.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

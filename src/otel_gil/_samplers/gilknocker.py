@@ -73,9 +73,8 @@ def unavailable() -> str | None:
 @cache
 def _try(folder: str) -> str | None:
     """Use gilknocker in a process of its own, and tell why it can't be used here."""
-    if (
-        not Path(sys.executable or "").name.lower().startswith("python")
-    ):  # what an embedding program does with `-c` is unknown
+    # What a program that embeds Python would do with `-c` is unknown.
+    if not Path(sys.executable or "").name.lower().startswith("python"):
         return f"gilknocker can't be tried first: {sys.executable or 'nothing'!r} is not known to be Python"
     try:
         # Not by the environment, which may have this interpreter run something at its start, such as ourselves.
