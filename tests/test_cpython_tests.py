@@ -21,7 +21,9 @@ REPORT = """<testsuites tests="5"><testsuite>
 
 
 def test_parse() -> None:
-    assert parse(REPORT) == {
+    outcomes, messages = parse(REPORT)
+    assert messages == {"test.test_x.T.fails": "no", "test.test_x.T.raises": "no"}
+    assert outcomes == {
         "test.test_x.T.passes": "passed",
         "test.test_x.T.fails": "failed",  # as one of its subtests has
         "test.test_x.T.raises": "failed",
@@ -93,4 +95,4 @@ def test_run(end: str, whole: str, tmp_path: Path) -> None:
     python.write_text(FAKE.format(report=REPORT, end=end))
     python.chmod(0o755)
     ran = run(python, "test_x", timeout=1.0 if whole == "timed out" else 30.0)
-    assert ran.outcomes == {**parse(REPORT), WHOLE: whole}
+    assert ran.outcomes == {**parse(REPORT)[0], WHOLE: whole}

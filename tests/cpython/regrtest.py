@@ -25,14 +25,16 @@ class Ran(NamedTuple):
 
     Attributes:
         outcomes: by test, and of `WHOLE`.
+        messages: by test that failed.
         output: what it has written.
     """
 
     outcomes: Mapping[str, str]
+    messages: Mapping[str, str]
     output: str
 
 
-def run(python: Path, file: str, timeout: float, only: Iterable[str] = ()) -> Ran:
+def run(python: Path, file: str, timeout: float, only: Iterable[str] = (), ignored: Iterable[str] = ()) -> Ran:
     """Run a file.
 
     Args:
@@ -40,6 +42,7 @@ def run(python: Path, file: str, timeout: float, only: Iterable[str] = ()) -> Ra
         file: its name, as in `test_threading`.
         timeout: seconds after which it is ended.
         only: the tests to run; all where there is none.
+        ignored: patterns of tests not to run.
     """
     with TemporaryDirectory(prefix="otel-gil-") as folder:
         report = Path(folder) / "report.xml"
@@ -47,6 +50,8 @@ def run(python: Path, file: str, timeout: float, only: Iterable[str] = ()) -> Ra
         command: list[str | Path] = [python, "-m", "test", "--fail-env-changed", "--junit-xml", report, file]
         for test in only:
             command += ["-m", test]
+        for pattern in ignored:
+            command += ["-i", pattern]
         environment = {name: value for name, value in os.environ.items() if not re.match("OTEL|PYTHON", name)}
         with output.open("wb") as written:
             process = subprocess.Popen(
@@ -64,20 +69,26 @@ def run(python: Path, file: str, timeout: float, only: Iterable[str] = ()) -> Ra
                 whole = "timed out"
             finally:
                 _end(process)
-        outcomes = parse(report.read_text()) if report.exists() and report.stat().st_size else {}
-        return Ran({**outcomes, WHOLE: whole}, output.read_text(errors="replace"))
+        outcomes, messages = parse(report.read_text()) if report.exists() and report.stat().st_size else ({}, {})
+        return Ran({**outcomes, WHOLE: whole}, messages, output.read_text(errors="replace"))
 
 
-def parse(report: str) -> dict[str, str]:
-    """The outcomes in a report in JUnit's format. A test with subtests has several, of which the worst counts."""
+def parse(report: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The outcomes, and the messages of failures, in a report in JUnit's format.
+
+    A test with subtests has several, of which the worst counts.
+    """
     outcomes: dict[str, str] = {}
+    messages: dict[str, str] = {}
     order = (SKIPPED, PASSED, FAILED)
     for case in ElementTree.fromstring(report).iter("testcase"):
         found = {child.tag for child in case}
         outcome = FAILED if found & {"failure", "error"} else SKIPPED if "skipped" in found else PASSED
         name = case.get("name", "")
+        if outcome == FAILED:
+            messages[name] = "".join(case.itertext()).strip()
         outcomes[name] = max(outcome, outcomes.get(name, outcome), key=order.index)
-    return outcomes
+    return outcomes, messages
 
 
 def _exit(code: int) -> str:
