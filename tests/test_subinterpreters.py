@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from otel_gil._instrumented import instrument
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 MAKE = """
@@ -89,9 +91,8 @@ AUTO_INSTRUMENTED = {
 
 
 def opentelemetry_instrument(code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    auto = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
     return subprocess.run(
-        [sys.executable, "-c", auto, sys.executable, "-c", code, *args],
+        instrument([sys.executable, "-c", code, *args]),
         env={**os.environ, **AUTO_INSTRUMENTED},
         capture_output=True,
         text=True,

@@ -79,7 +79,8 @@ class ChildrenWatch:
     def _look(self) -> None:
         ours = os.getpid()
         inherited = _exporter(ours) | {(name, os.environ.get(name, "")) for name in _OWN_EXPORTER}
-        workers = [pid for pid in running_python(ours) if pid not in _dask_workers() and not _exporter(pid) - inherited]
+        served = _dask_workers()
+        workers = [pid for pid in running_python(ours) if pid not in served and not _exporter(pid) - inherited]
         if workers:
             _warned.add(ours)
             _logger.warning(
