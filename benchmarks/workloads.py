@@ -30,7 +30,7 @@ from itertools import repeat
 from pathlib import Path
 from random import Random
 
-from otel_gil import _workloads
+from otel_gil._cli import workloads
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,7 +104,7 @@ def _cycles(cycles: Cycles) -> Workload:
                 before = time.perf_counter()
                 time.sleep(free)
                 asleep += time.perf_counter() - before
-                _workloads.hold(held)
+                workloads.hold(held)
                 now = time.perf_counter()
                 if now - start >= seconds:
                     break
@@ -145,7 +145,7 @@ def _hashing(seconds: float) -> float:
     little above 0: below .005 where the machine is this workload's alone, and up to .02 where others compete for it,
     as py-spy's samples say, too.
     """
-    return _workloads.gil_free(seconds)
+    return workloads.gil_free(seconds)
 
 
 @contextmanager
@@ -233,7 +233,7 @@ class _TimedSelector(selectors.DefaultSelector):
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while line := await reader.readline():
-        _workloads.hot_loop(float(line))
+        workloads.hot_loop(float(line))
         writer.write(line)
 
 
@@ -278,10 +278,10 @@ def _server(seed: int) -> Iterator[Player]:
 
 
 WORKLOADS: dict[str, Workload] = {
-    "idle": _simple(_workloads.idle, busy=False),
+    "idle": _simple(workloads.idle, busy=False),
     **{name: _cycles(cycles) for name, cycles in CYCLES.items()},
-    "pure-Python hot loop": _simple(_workloads.hot_loop, busy=True),
-    "two hot loops": _simple(_together(_workloads.hot_loop, 2), busy=True),
+    "pure-Python hot loop": _simple(workloads.hot_loop, busy=True),
+    "two hot loops": _simple(_together(workloads.hot_loop, 2), busy=True),
     "NumPy matmul, GIL released": Workload(_matmul, busy=True),
     "hashing on all cores, GIL released": _simple(_together(_hashing, (os.cpu_count() or 1) + 1), busy=True),
     "thread pool: JSON, zlib, NumPy": Workload(_pool, busy=True),

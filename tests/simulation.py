@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from random import Random
 
-from otel_gil import _estimator
-from otel_gil._estimator import State
+from otel_gil._samplers import estimator
+from otel_gil._samplers.estimator import State
 from otel_gil._snapshot import Snapshot
 
 SWITCH_INTERVAL = 0.005
@@ -64,7 +64,7 @@ class Simulation:
     kernel: bool = True
     moments: list[float] = field(default_factory=list)
     latency: tuple[float, float] = (30e-6, 150e-6)
-    start: State = field(default_factory=lambda: _estimator.begin(0.0, 0))
+    start: State = field(default_factory=lambda: estimator.begin(0.0, 0))
 
     def run(self, seconds: float) -> Snapshot:
         """Let time pass; the reading at the end of it."""
@@ -83,7 +83,7 @@ class Simulation:
         pace = 1
         calm = 0.0
         while True:
-            units = units or _estimator.intervals(random)
+            units = units or estimator.intervals(random)
             end = now + 1.5
             block = [pace * self.interval * unit for unit in units[:32]]
             grants: list[tuple[float, int | None]] = []
@@ -96,9 +96,9 @@ class Simulation:
                     self.observed_from = granted
                 while moments and moments[0] < granted:
                     moment = moments.pop(0)
-                    folded, _ = _estimator.fold(state, pace, block, grants, self.window)
+                    folded, _ = estimator.fold(state, pace, block, grants, self.window)
                     seen = switches + self._switches(asked, moment) if self.kernel else None
-                    reading = _estimator.read(folded, sleep, moment, seen, self.window)
+                    reading = estimator.read(folded, sleep, moment, seen, self.window)
                     if reading:
                         self.readings.append((moment, reading))
                 if not moments:
@@ -110,13 +110,13 @@ class Simulation:
                 if now >= end:
                     break
             before = state
-            state, waits = _estimator.fold(before, pace, block, grants, self.window)
-            calm = _estimator.calm(before, state)
+            state, waits = estimator.fold(before, pace, block, grants, self.window)
+            calm = estimator.calm(before, state)
             self.waits += waits
-            self.recorded += _estimator.recorded(waits, pace, self.interval, random)
-            pace = _estimator.pace(state)
+            self.recorded += estimator.recorded(waits, pace, self.interval, random)
+            pace = estimator.pace(state)
             units = units[len(grants) :]
-            state = _estimator.rest(state, now, switches)
+            state = estimator.rest(state, now, switches)
 
     @staticmethod
     def _switches(asked: float, now: float) -> int:

@@ -23,7 +23,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import otel_gil
-from otel_gil import GilInstrumentor, _instrumented, _interpreter
+from otel_gil import GilInstrumentor, _interpreter
+from otel_gil._cli import instrumented
 from otel_gil._instrumentor import read
 from otel_gil._samplers import observer
 from otel_gil._samplers.observer import ObserverSampler, Observing
@@ -295,7 +296,7 @@ def test_stall_is_an_event(provider: MeterProvider, hold: Hold, eventually: Even
 
 def test_stall_is_written_and_served_while_it_lasts(tmp_path: Path) -> None:
     """By a program whose GIL is held for 4 s, and whose own threads say nothing meanwhile."""
-    port = _instrumented.free_port()
+    port = instrumented.free_port()
     code = "hold(4_000_000)\nprint('done', flush=True)\nsys.stdin.read()"
     with (
         (tmp_path / "stderr").open("w") as stderr,
@@ -320,8 +321,7 @@ def test_stall_is_written_and_served_while_it_lasts(tmp_path: Path) -> None:
         while time.monotonic() < begin + 3.5:
             asked = time.monotonic()
             found = {
-                s.name: s.value
-                for s in _instrumented.samples(_instrumented.fetch(f"http://127.0.0.1:{port}/metrics", 3))
+                s.name: s.value for s in instrumented.samples(instrumented.fetch(f"http://127.0.0.1:{port}/metrics", 3))
             }
             latencies.append(time.monotonic() - asked)
             so_far.append((time.monotonic() - begin, found.get("cpython_gil_stall_seconds", 0.0)))
@@ -683,7 +683,7 @@ ready()
 """
     done = subprocess.run(
         [sys.executable, *OPTIONS[option], "-c", code],
-        env={**os.environ, "OTEL_PYTHON_GIL_OBSERVER_PORT": str(_instrumented.free_port())},
+        env={**os.environ, "OTEL_PYTHON_GIL_OBSERVER_PORT": str(instrumented.free_port())},
         capture_output=True,
         text=True,
         timeout=60,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from otel_gil._instrumented import instrument
+from otel_gil._cli.instrumented import instrument
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

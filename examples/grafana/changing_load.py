@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from otel_gil._workloads import gil_free, holds, hot_loop, idle
+from otel_gil._cli.workloads import gil_free, holds, hot_loop, idle
 
 LOADS: dict[str, list[Callable[[float], float]]] = {
     "idle": [idle],

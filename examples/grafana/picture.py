@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from otel_gil._monitoring import text
+from otel_gil._cli.monitoring import text
 
 HERE = Path(__file__).parent
 DASHBOARD = json.loads(text("dashboard"))["panels"]

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 
-from otel_gil import _config, _samplers, _stall_event, _thread_end
+from otel_gil import _config, _samplers, _stalls, _thread_end
 from otel_gil._forks import FORKS
 from otel_gil._metrics import GilMetrics
 from otel_gil._subinterpreters import in_main_interpreter
@@ -130,7 +130,7 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             interval,
             window,
             metrics.record_waits,
-            partial(_stall_event.emit, logger_provider=logger_provider),
+            partial(_stalls.emit, logger_provider=logger_provider),
             observing,
         ):
             _follow_forks()  # before the start, in the middle of which another thread may fork

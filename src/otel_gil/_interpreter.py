@@ -47,11 +47,14 @@ def run(module: str, function: str, *arguments: Any) -> None:
     """
     import _interpreters
 
+    folder = Path(__file__).parent
     code = (
         "import marshal, sys\n"
-        # The package without its __init__, which imports extension modules that only one interpreter can have.
+        # The packages without their __init__, which import extension modules that only one interpreter can have.
         "package = sys.modules['otel_gil'] = type(sys)('otel_gil')\n"
-        f"package.__path__ = {[str(Path(__file__).parent)]!r}\n"
+        f"package.__path__ = {[str(folder)]!r}\n"
+        "package = sys.modules['otel_gil._samplers'] = type(sys)('otel_gil._samplers')\n"
+        f"package.__path__ = {[str(folder / '_samplers')]!r}\n"
         "from otel_gil._observer import light\n"
         "sys.modules['typing'] = light\n"
         f"from {module} import {function}\n"

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from benchmarks.workloads import CYCLES, WORKLOADS, union
-from otel_gil import _workloads
+from otel_gil._cli import workloads
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def elapsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
     monkeypatch.setattr(time, "perf_counter", lambda: 1000.0 + sum(passed.values()))
     monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(_workloads, "hold", hold)
+    monkeypatch.setattr(workloads, "hold", hold)
     return passed
 
 

@@ -10,7 +10,7 @@ from simulation import HotLoop, Trace
 
 from benchmarks.contestants import INTERVAL
 from benchmarks.workloads import CYCLES
-from otel_gil import _estimator
+from otel_gil._samplers import estimator
 from otel_gil._observer.tally import Seen, Tally
 from otel_gil._snapshot import Snapshot
 
@@ -43,7 +43,7 @@ def observed(holder: Callable[[float], Seen | None], seconds: float, random: Ran
     now = 0.0
     units: list[float] = []
     while now < seconds:
-        units = units or _estimator.intervals(random)
+        units = units or estimator.intervals(random)
         pace = tally.pace
         sleep = int(pace * interval * units.pop() * 1e3 + random.random()) / 1e3
         now += sleep + random.uniform(30e-6, 150e-6)

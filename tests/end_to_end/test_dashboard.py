@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 import otel_gil
-from otel_gil._monitoring import text
+from otel_gil._cli.monitoring import text
 from otel_gil._samplers import observer
 
 from .processes import applications, free_port, python, wait_for

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from otel_gil._system_monitor import OLDEST
+from otel_gil.dask._system_monitor import OLDEST
 
 from .processes import SCRIPTS, Application, absent, applications, free_port, python, wait_for
 from .prometheus import Prometheus, Target, serving

@@ -68,6 +68,8 @@ def test_the_observer_imports_little() -> None:
 import sys
 package = sys.modules["otel_gil"] = type(sys)("otel_gil")
 package.__path__ = [sys.argv[1]]
+package = sys.modules["otel_gil._samplers"] = type(sys)("otel_gil._samplers")
+package.__path__ = [sys.argv[1] + "/_samplers"]
 from otel_gil._observer import light
 sys.modules["typing"] = light
 import otel_gil._observer.watch

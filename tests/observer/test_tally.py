@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_gil import _estimator
-from otel_gil._observer.names import UNKNOWN
+from otel_gil._samplers import estimator
+from otel_gil._records.names import UNKNOWN
 from otel_gil._observer.tally import NOBODY, Tally
 from otel_gil._snapshot import Held, Snapshot
 
@@ -66,7 +66,7 @@ class Looking:
         units = [0.0]
         now = 0.0
         while True:
-            units = units or _estimator.intervals(random)
+            units = units or estimator.intervals(random)
             pace = tally.pace
             sleep = int(pace * self.interval * units.pop() * 1e3 + random.random()) / 1e3
             now += sleep + random.uniform(30e-6, 150e-6)

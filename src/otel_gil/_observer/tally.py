@@ -2,18 +2,18 @@
 
 The observer looks at exponentially distributed moments, which see time averages (PASTA): the share of the looks that
 find the GIL locked is the share of time in which it is, and so it is with a holder, and with the mean number of those
-that wait. As in `otel_gil._estimator`, the time between two looks is apportioned by the looks before it, of which the
-latest count most, each being worth the mean of the time that it ended. So nothing is ever taken back, blocked + free is
-the time observed, and what holders held adds up to what was blocked.
+that wait. As in `otel_gil._samplers.estimator`, the time between two looks is apportioned by the looks before it, of
+which the latest count most, each being worth the mean of the time that it ended. So nothing is ever taken back, blocked
++ free is the time observed, and what holders held adds up to what was blocked.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_gil import _estimator
-from otel_gil._observer.holders import Holder, Holders
-from otel_gil._observer.names import UNKNOWN
+from otel_gil._records.holders import Holder, Holders
+from otel_gil._records.names import UNKNOWN
+from otel_gil._samplers import estimator
 from otel_gil._snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Tally:
     @property
     def pace(self) -> int:
         """How many sampling intervals the mean time up to the next look lasts."""
-        return _estimator.SLOW if self._run >= _estimator.AGREEING else 1
+        return estimator.SLOW if self._run >= estimator.AGREEING else 1
 
     def look(self, now: float, sleep: float, pace: int, holder: Seen | None, waiting: int | None) -> None:
         """Enter what was seen.
@@ -80,7 +80,7 @@ class Tally:
         self.advance(now)
         self._now = self._looked = now
         locked = holder is not None
-        gain = pace / _estimator.MEMORY if self._looks else 1.0
+        gain = pace / estimator.MEMORY if self._looks else 1.0
         self._looks += 1
         keep = 1 - gain
         self._share += gain * (locked - self._share)
@@ -130,7 +130,7 @@ class Tally:
     def snapshot(self, switches: int, waiting: int | None, stalls: int, stall: Stall | None) -> Snapshot | None:
         """What is known now; None before anything is."""
         now = (self._blocked, self._free)
-        contention = _estimator.contention(self._history, now, 0.0, self._window)
+        contention = estimator.contention(self._history, now, 0.0, self._window)
         if contention is None:
             return None
         wait_time = None if waiting is None else self._wait_time

@@ -10,16 +10,16 @@ from _random import Random
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from otel_gil import _estimator
-from otel_gil._observer import names
 from otel_gil._observer.board import Board
 from otel_gil._observer.files import high
 from otel_gil._observer.interpreter import Interpreter
 from otel_gil._observer.memory import Memory
-from otel_gil._observer.names import UNKNOWN
 from otel_gil._observer.settings import MESSAGE, PROVEN, READY, Settings
 from otel_gil._observer.stalls import Holds
 from otel_gil._observer.tally import NOBODY, Tally
+from otel_gil._records import names
+from otel_gil._records.names import UNKNOWN
+from otel_gil._samplers import estimator
 from otel_gil._snapshot import Snapshot, Stall
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Observer:
         units = [0.0]
         now = time.monotonic()
         while True:
-            units = units or _estimator.intervals(random)  # type: ignore[arg-type]
+            units = units or estimator.intervals(random)  # type: ignore[arg-type]
             # epoll waits for whole milliseconds: so the sleep is a random one of the two beside what is drawn.
             pace = self._pace
             sleep = int(pace * self._settings.interval * units.pop() * 1e3 + random.random()) / 1e3

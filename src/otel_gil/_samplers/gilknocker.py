@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from otel_gil._samplers._thread import SamplerThread, signals_blocked
+from otel_gil._samplers.thread import SamplerThread, signals_blocked
 from otel_gil._snapshot import Snapshot
 from otel_gil._unpatched import original
 

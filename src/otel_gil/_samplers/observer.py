@@ -24,10 +24,11 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_gil._forks import FORKS
-from otel_gil._observer import layout, names
+from otel_gil._observer import layout
 from otel_gil._observer.files import high
 from otel_gil._observer.settings import MESSAGE, PROVEN, READY, Settings
-from otel_gil._samplers._thread import SamplerThread
+from otel_gil._records import names
+from otel_gil._samplers.thread import SamplerThread
 from otel_gil._snapshot import Snapshot, Stall
 from otel_gil._unpatched import original
 

@@ -1,7 +1,7 @@
 """The Poisson probe: a thread that asks for the GIL at random moments, and lets the kernel say if it had to wait.
 
 The default on Linux. Standard library only. What the readings mean and why they are right is in
-`otel_gil._estimator`; this file only sleeps, notes and publishes.
+`otel_gil._samplers.estimator`; this file only sleeps, notes and publishes.
 
 What it can't see: a wait shorter than the wake-up of a thread is counted, but not measured. Time in which the
 process is stopped is not observed. Where /proc is not mounted, a hold in progress is counted when it ends.
@@ -14,15 +14,15 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from otel_gil import _estimator
-from otel_gil._samplers._thread import SamplerThread
+from otel_gil._samplers import estimator
+from otel_gil._samplers.thread import SamplerThread
 from otel_gil._snapshot import Snapshot
 from otel_gil._unpatched import original
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from otel_gil._estimator import State
+    from otel_gil._samplers.estimator import State
 
 if sys.platform == "linux":
     from resource import RUSAGE_THREAD, getrusage
@@ -106,7 +106,7 @@ class PoissonSampler:
         while True:
             block = self._block
             grants = tuple(block.grants)
-            state, _ = _estimator.fold(block.state, block.pace, block.sleeps, grants, self._window)
+            state, _ = estimator.fold(block.state, block.pace, block.sleeps, grants, self._window)
             sleep = block.sleeps[len(grants)] if len(grants) < len(block.sleeps) else None
             now = _monotonic()
             switches = None
@@ -114,19 +114,19 @@ class PoissonSampler:
                 switches = _voluntary_switches(self._thread.native_id)
                 if block is not self._block or len(grants) != len(block.grants):
                     continue  # the probe was granted the GIL while we asked
-            return _estimator.read(state, sleep, now, switches, self._window) or self._since
+            return estimator.read(state, sleep, now, switches, self._window) or self._since
 
     def _probe(self, thread: SamplerThread) -> None:
         random = Random()
         blocked, free = (self._since.blocked, self._since.free) if self._since else (0.0, 0.0)
         # The thread's first turn is a wait, too: there can be a hold right after the start.
-        state = _estimator.begin(self._started, 0, blocked, free)
-        state = _estimator.rest(state, _monotonic(), getrusage(RUSAGE_THREAD).ru_nvcsw)
+        state = estimator.begin(self._started, 0, blocked, free)
+        state = estimator.rest(state, _monotonic(), getrusage(RUSAGE_THREAD).ru_nvcsw)
         units: list[float] = []
         pace = 1
         calm = 0.0
         while True:
-            units = units or _estimator.intervals(random)
+            units = units or estimator.intervals(random)
             mean = pace * self._interval
             block = _Block(state, pace, [mean * unit for unit in units[:_BLOCK_ARRIVALS]], [])
             self._block = block
@@ -146,12 +146,12 @@ class PoissonSampler:
                     if now >= end:
                         break
             del block.sleeps[len(grants) :]  # no reader must think that another one has begun
-            state, waits = _estimator.fold(block.state, pace, block.sleeps, grants, self._window)
-            calm = _estimator.calm(block.state, state)
-            self._record_waits(_estimator.recorded(waits, pace, self._interval, random))
-            pace = _estimator.pace(state)
+            state, waits = estimator.fold(block.state, pace, block.sleeps, grants, self._window)
+            calm = estimator.calm(block.state, state)
+            self._record_waits(estimator.recorded(waits, pace, self._interval, random))
+            pace = estimator.pace(state)
             units = units[len(grants) :]
-            state = _estimator.rest(state, _monotonic(), getrusage(RUSAGE_THREAD).ru_nvcsw)
+            state = estimator.rest(state, _monotonic(), getrusage(RUSAGE_THREAD).ru_nvcsw)
 
 
 def _voluntary_switches(thread_id: int | None) -> int | None:

@@ -17,8 +17,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from otel_gil._instrumented import HOST, fetch, free_port, instrument, samples
-from otel_gil._workloads import WORKLOADS
+from otel_gil._cli.instrumented import HOST, fetch, free_port, instrument, samples
+from otel_gil._cli.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -188,7 +188,7 @@ def _child(port: int, stderr: IO[str]) -> Iterator[subprocess.Popen[str]]:
         "OTEL_EXPORTER_PROMETHEUS_HOST": HOST,
         "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
     }
-    command = instrument([sys.executable, "-m", "otel_gil._workloads"])
+    command = instrument([sys.executable, "-m", "otel_gil._cli.workloads"])
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process:  # noqa: S603
         try:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import SWITCH_INTERVAL, HotLoop, Simulation, Trace, repeated
 
-from otel_gil import _estimator
+from otel_gil._samplers import estimator
 
 
 def _exponential(mean_gap: float, mean_hold: float, seconds: float, random: Random) -> Trace:
@@ -169,47 +169,47 @@ def test_contention_is_that_of_the_last_window() -> None:
 
 def test_history_stays_short() -> None:
     """A reading must cost the same after a month as after a minute."""
-    state = _estimator.begin(0.0, 0)
+    state = estimator.begin(0.0, 0)
     random = Random(3)
     now, switches = 0.0, 0
     for _ in range(2000):
-        sleeps = [0.02 * unit for unit in _estimator.intervals(random)]
+        sleeps = [0.02 * unit for unit in estimator.intervals(random)]
         grants = []
         for sleep in sleeps:
             blocked = random.random() < 0.5
             now += sleep + 0.0001 + 0.1 * random.random() * blocked
             switches += 1 + 20 * blocked
             grants.append((now, switches))
-        state, _ = _estimator.fold(state, 1, sleeps, grants, 10.0)
+        state, _ = estimator.fold(state, 1, sleeps, grants, 10.0)
     assert len(state.history) < 200
 
 
 def test_without_the_kernel_a_late_probe_is_no_contention() -> None:
     """A wake-up is late on a machine whose cores are busy; without a second context switch it was not blocked."""
-    state = _estimator.begin(0.0, 0)
-    state, waits = _estimator.fold(state, 1, [0.01] * 100, [(0.5 * k, k) for k in range(1, 101)], 10.0)
+    state = estimator.begin(0.0, 0)
+    state, waits = estimator.fold(state, 1, [0.01] * 100, [(0.5 * k, k) for k in range(1, 101)], 10.0)
     assert set(waits) == {0.0}
     assert state.blocked == 0
     assert state.latency <= 0.01
-    reading = _estimator.read(state, 0.01, state.now + 5, state.switches + 1, 10.0)
+    reading = estimator.read(state, 0.01, state.now + 5, state.switches + 1, 10.0)
     assert reading is not None
     assert reading.blocked == 0
 
 
 def test_a_stopped_process_is_not_a_blocked_one() -> None:
     """SIGSTOP adds a context switch and a minute; a wait of a minute would have added thousands."""
-    assert _estimator.blocked_for(60.0, 2) == pytest.approx(0.255)
-    assert _estimator.blocked_for(60.0, 2 + int(60 / SWITCH_INTERVAL)) == 60
+    assert estimator.blocked_for(60.0, 2) == pytest.approx(0.255)
+    assert estimator.blocked_for(60.0, 2 + int(60 / SWITCH_INTERVAL)) == 60
 
 
 @pytest.mark.parametrize(("overdue", "switches", "expected"), [(1.0, 1, None), (0.003, 2, 0.003), (-0.001, 2, 0.0)])
 def test_blocked_for(overdue: float, switches: int, expected: float | None) -> None:
-    assert _estimator.blocked_for(overdue, switches) == expected
+    assert estimator.blocked_for(overdue, switches) == expected
 
 
 def test_intervals_are_exponential() -> None:
     random = Random(4)
-    drawn = [sleep for _ in range(200) for sleep in _estimator.intervals(random)]
+    drawn = [sleep for _ in range(200) for sleep in estimator.intervals(random)]
     assert min(drawn) >= 0
     assert fmean(drawn) == pytest.approx(1, rel=0.02)
     for quantile in (0.1, 0.5, 0.9, 0.99):
@@ -218,15 +218,15 @@ def test_intervals_are_exponential() -> None:
 
 
 def test_corrected() -> None:
-    assert list(_estimator.corrected([0.0, 0.015, 0.05], 0.02)) == pytest.approx([0.0, 0.015, 0.05, 0.03, 0.01])
-    assert list(_estimator.corrected([0.04], 0.02)) == pytest.approx([0.04, 0.02])
-    assert len(list(_estimator.corrected([3600.0], 0.001))) == 1001
+    assert list(estimator.corrected([0.0, 0.015, 0.05], 0.02)) == pytest.approx([0.0, 0.015, 0.05, 0.03, 0.01])
+    assert list(estimator.corrected([0.04], 0.02)) == pytest.approx([0.04, 0.02])
+    assert len(list(estimator.corrected([3600.0], 0.001))) == 1001
 
 
 def test_recorded_is_one_arrival_in_three_intervals_at_any_pace() -> None:
     random = Random(5)
-    assert list(_estimator.recorded([0.0, 0.08], 3, 0.02, random)) == pytest.approx([0.0, 0.08, 0.02])
-    found = {tuple(_estimator.recorded([0.0, 0.75], 1, 0.25, random)) for _ in range(20)}
+    assert list(estimator.recorded([0.0, 0.08], 3, 0.02, random)) == pytest.approx([0.0, 0.08, 0.02])
+    found = {tuple(estimator.recorded([0.0, 0.75], 1, 0.25, random)) for _ in range(20)}
     assert found == {(0.0, 0.25), (0.75,), (0.5,)}
 
 
@@ -242,32 +242,32 @@ def test_recorded_waits_are_those_of_random_arrivals() -> None:
 
 
 def test_a_hold_that_begins_in_the_bookkeeping() -> None:
-    state, _ = _estimator.fold(_estimator.begin(0.0, 0), 1, [0.02], [(0.0201, 1)], 10.0)
-    assert _estimator.rest(state, 0.0204, 1).blocked == 0
-    rested = _estimator.rest(state, 3.0201, 600)
+    state, _ = estimator.fold(estimator.begin(0.0, 0), 1, [0.02], [(0.0201, 1)], 10.0)
+    assert estimator.rest(state, 0.0204, 1).blocked == 0
+    rested = estimator.rest(state, 3.0201, 600)
     assert rested.blocked == pytest.approx(3.0)
     assert rested.free == state.free
 
 
 def test_a_wait_that_was_not_asked_for_is_found_at_the_next_asking() -> None:
-    state, waits = _estimator.fold(
-        _estimator.begin(0.0, 0), 1, [0.02] * 3, [(0.0201, 1), (0.0402, None), (0.0603, 4)], 10.0
+    state, waits = estimator.fold(
+        estimator.begin(0.0, 0), 1, [0.02] * 3, [(0.0201, 1), (0.0402, None), (0.0603, 4)], 10.0
     )
     assert waits == [0.0, 0.0, pytest.approx(0, abs=1e-4)]
     assert (state.run, state.switches, state.unasked) == (1, 4, 0)
     assert state.share == pytest.approx(1 / 3)
-    assert _estimator.calm(_estimator.begin(0.0, 0), state) == 0
+    assert estimator.calm(estimator.begin(0.0, 0), state) == 0
 
 
 def test_calm_after_a_block_without_waits() -> None:
-    before = _estimator.begin(0.0, 0)
-    state, _ = _estimator.fold(before, 1, [0.02] * 2, [(0.0201, None), (0.0402, 2)], 10.0)
-    assert _estimator.calm(before, state) == pytest.approx(1.5 * state.latency)
+    before = estimator.begin(0.0, 0)
+    state, _ = estimator.fold(before, 1, [0.02] * 2, [(0.0201, None), (0.0402, 2)], 10.0)
+    assert estimator.calm(before, state) == pytest.approx(1.5 * state.latency)
 
 
 def test_totals_go_on_from_those_of_a_parent() -> None:
-    start = _estimator.begin(0.0, 0, blocked=5.0, free=7.0)
-    assert _estimator.read(start, 0.02, 0.01, 1, 10.0) is None
+    start = estimator.begin(0.0, 0, blocked=5.0, free=7.0)
+    assert estimator.read(start, 0.02, 0.01, 1, 10.0) is None
     reading = Simulation(Trace([]), start=start).run(3.0)
     assert reading.blocked == 5
     assert reading.free == pytest.approx(10, abs=0.2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_gil._observer.holders import MOST, OTHER, Holder, Holders
+from otel_gil._records.holders import MOST, OTHER, Holder, Holders
 from otel_gil._snapshot import Held
 
 REST = (OTHER, OTHER)

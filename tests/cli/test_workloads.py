@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from otel_gil import _workloads
+from otel_gil._cli import workloads
 from otel_gil._samplers import disabled
-from otel_gil._workloads import WORKLOADS, Workload, holds
+from otel_gil._cli.workloads import WORKLOADS, Workload, holds
 
 needs_gil = pytest.mark.skipif(disabled.unavailable() is None, reason="the GIL is disabled")
 
@@ -41,7 +41,7 @@ def test_truth_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     monkeypatch.setattr(time, "sleep", pass_by)
-    monkeypatch.setattr(_workloads, "hold", lambda seconds: pass_by(2 * seconds))
+    monkeypatch.setattr(workloads, "hold", lambda seconds: pass_by(2 * seconds))
     assert Workload("holds that take twice as long", 1.0, holds(0.25, 0.5)).play(1.5) == 0.5
     assert now == 102.0  # whole cycles
 
@@ -59,7 +59,7 @@ def test_hold_keeps_other_threads_out() -> None:
     thread.start()
     time.sleep(0.02)
     before = time.perf_counter()
-    _workloads.hold(0.2)
+    workloads.hold(0.2)
     after = time.perf_counter()
     seen.extend([0.0] * 10_000)
     thread.join()
@@ -74,7 +74,7 @@ def test_no_gil_no_contention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plays_on_request_until_its_input_ends() -> None:
-    command = [sys.executable, "-m", "otel_gil._workloads"]
+    command = [sys.executable, "-m", "otel_gil._cli.workloads"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin and process.stdout

@@ -1,26 +1,4 @@
-"""GIL telemetry for Dask clusters: right numbers in Dask's own dashboard and metrics, and beside them.
-
-As a preload of schedulers, workers and nannies:
-
-.. code:: console
-
-    $ dask scheduler --preload otel_gil.dask
-    $ dask worker --preload otel_gil.dask tcp://scheduler:8786
-
-or from a client, for a cluster that is running:
-
-.. code:: python
-
-    from otel_gil.dask import GilPlugin
-
-    client.register_plugin(GilPlugin())
-    client.unregister_scheduler_plugin("otel_gil")
-
-or by itself under `opentelemetry-instrument`.
-
-Where no OpenTelemetry SDK is configured, the metrics of `otel_gil` are added to those that each server has under
-`/metrics` on its own HTTP port.
-"""
+"""What measures in a cluster that is running: a plugin of its scheduler."""
 
 from __future__ import annotations
 
@@ -31,28 +9,15 @@ from distributed.diagnostics.plugin import NannyPlugin, SchedulerPlugin, WorkerP
 from distributed.protocol.pickle import dumps
 from tornado.ioloop import PeriodicCallback
 
-from otel_gil._dask import DaskInstrumentor, claim, release
+from otel_gil.dask._instrumentor import claim, release
 
 if TYPE_CHECKING:
     from distributed import Nanny, Scheduler, Worker
-    from distributed.core import Server
-
-__all__ = ["DaskInstrumentor", "GilPlugin", "dask_setup", "dask_teardown"]
 
 _logger = logging.getLogger(__name__)
 
 _NAME = "otel_gil"
 _LOOK = 500  # milliseconds between two looks whether the plugin is still there
-
-
-def dask_setup(server: Server) -> None:
-    """Measure in a server's process. Called by Dask, for a preload."""
-    claim(f"preload of {server.id}")
-
-
-def dask_teardown(server: Server) -> None:
-    """Measure for that server no more."""
-    release(f"preload of {server.id}", server)
 
 
 class GilPlugin(SchedulerPlugin):

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marks import MAIN, with_observer
 
-from otel_gil import _top
-from otel_gil._top import (
+from otel_gil._cli import top as _top
+from otel_gil._cli.top import (
     START,
     Line,
     Scrape,
@@ -523,7 +523,7 @@ def test_nobody_reads_any_more() -> None:
 
 def test_no_observer() -> None:
     code = "import time; print('The GIL is not there'); time.sleep(4); raise SystemExit(2)"
-    soon = f"from otel_gil import _top; _top._START_TIMEOUT = 2.0; {MAIN}"
+    soon = f"from otel_gil._cli import top; top._START_TIMEOUT = 2.0; {MAIN}"
     done = piped([sys.executable, "-c", soon, "top", "--", sys.executable, "-uc", code])
     assert done.returncode == 2
     assert "0:00:00\nwaiting for the observer …\n\n" in done.stdout

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from marks import with_gilknocker
 
-from otel_gil._samplers._thread import SamplerThread, signals_blocked
+from otel_gil._samplers.thread import SamplerThread, signals_blocked
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -82,7 +82,7 @@ def test_the_mask_is_restored_where_no_thread_can_be_started(monkeypatch: pytest
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("otel_gil._samplers._thread._start_new_thread", fail)
+    monkeypatch.setattr("otel_gil._samplers.thread._start_new_thread", fail)
     before = mask()
     with pytest.raises(RuntimeError, match="can't start new thread"):
         SamplerThread(lambda _: None)
@@ -123,13 +123,13 @@ def test_a_thread_whose_maker_was_interrupted_ends(monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     original = signal.getsignal(signal.SIGUSR1)
-    start = sys.modules["otel_gil._samplers._thread"]._start_new_thread
+    start = sys.modules["otel_gil._samplers.thread"]._start_new_thread
 
     def start_and_interrupt(*args: object) -> None:
         start(*args)
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    monkeypatch.setattr("otel_gil._samplers._thread._start_new_thread", start_and_interrupt)
+    monkeypatch.setattr("otel_gil._samplers.thread._start_new_thread", start_and_interrupt)
     signal.signal(signal.SIGUSR1, handle)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from otel_gil._children import running_python
-from otel_gil._instrumented import HOST, fetch, free_port, instrument, samples
+from otel_gil._cli.instrumented import HOST, fetch, free_port, instrument, samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -23,11 +23,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-import otel_gil.dask
-from otel_gil import GilInstrumentor, _dask, _instrumentor, _system_monitor
-from otel_gil._dask import DaskInstrumentor
+from otel_gil import GilInstrumentor, _instrumentor
 from otel_gil._samplers.poisson import PoissonSampler
-from otel_gil.dask import GilPlugin
+from otel_gil.dask import GilPlugin, _plugin, _system_monitor
+from otel_gil.dask import _instrumentor as _dask
+from otel_gil.dask._instrumentor import DaskInstrumentor
 
 Eventually = Callable[[Callable[[], bool]], None]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -284,7 +284,7 @@ def test_workers_without_otel_gil(
 ) -> None:
     """The client is told, and workers still start."""
     local = cluster()
-    monkeypatch.setattr(otel_gil.dask, "dumps", lambda _: b"cotel_gil.not_here\nPlugin\n.")
+    monkeypatch.setattr(_plugin, "dumps", lambda _: b"cotel_gil.not_here\nPlugin\n.")
     with Client(local) as client:
         with pytest.raises(Exception, match="otel_gil.not_here"):
             client.register_plugin(GilPlugin())
@@ -404,7 +404,7 @@ def test_the_observer_gives_way_when_distributed_is_imported(run: Run) -> None:
 import os, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from otel_gil import GilInstrumentor
-from otel_gil._dask import DaskInstrumentor
+from otel_gil.dask._instrumentor import DaskInstrumentor
 from otel_gil._instrumentor import measuring, read
 GilInstrumentor().instrument(sampling_interval=1)
 DaskInstrumentor().instrument()
@@ -438,11 +438,11 @@ def test_instrumentor_imports_nothing_of_dask(run: Run) -> None:
         """
 import sys
 from otel_gil import GilInstrumentor
-from otel_gil._dask import DaskInstrumentor
+from otel_gil.dask._instrumentor import DaskInstrumentor
 sys.modules["distributed"] = None  # not installed
 GilInstrumentor().instrument()
 DaskInstrumentor().instrument(skip_dep_check=True)
-print([name for name in sys.modules if name.startswith(("dask", "distributed.", "otel_gil.dask"))])
+print([name for name in sys.modules if name.startswith(("dask", "distributed.", "otel_gil.dask._plugin"))])
 """
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
@@ -456,7 +456,7 @@ def test_instrumentor_waits_for_distributed(first: str, gil: bool, run: Run) -> 
         f"""
 {first}
 from otel_gil import GilInstrumentor
-from otel_gil._dask import DaskInstrumentor
+from otel_gil.dask._instrumentor import DaskInstrumentor
 {"GilInstrumentor().instrument()" if gil else ""}
 DaskInstrumentor().instrument()
 from distributed.system_monitor import SystemMonitor

@@ -13,10 +13,10 @@ from end_to_end.prometheus import program
 
 import otel_gil
 from otel_gil._cli import main
-from otel_gil._monitoring import FILES, text
+from otel_gil._cli.monitoring import FILES, text
 
 MONITORING = Path(otel_gil.__file__).parent / "monitoring"
-UNIT_TESTS = Path(__file__).parent / "rules.yaml"
+UNIT_TESTS = Path(__file__).parents[1] / "rules.yaml"
 
 DASHBOARD = json.loads(text("dashboard"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marks import with_gilknocker
 
-from otel_gil import _system_monitor
 from otel_gil._snapshot import Snapshot
 from otel_gil._samplers import gilknocker
-from otel_gil._system_monitor import _StandIn
+from otel_gil.dask import _system_monitor
+from otel_gil.dask._system_monitor import _StandIn
 
 Follow = Callable[[], Callable[[], None]]
 

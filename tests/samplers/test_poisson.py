@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from otel_gil._snapshot import Snapshot
-from otel_gil._samplers import _thread, poisson
+from otel_gil._samplers import poisson
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the Poisson sampler needs Linux")
 
@@ -167,7 +167,7 @@ def test_a_thread_that_can_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_thread, "_start_new_thread", fail)
+    monkeypatch.setattr("otel_gil._samplers.thread._start_new_thread", fail)
     sampler = poisson.PoissonSampler(0.01, 10.0, lambda _: None)
     with pytest.raises(RuntimeError):
         sampler.start()

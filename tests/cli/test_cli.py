@@ -58,24 +58,24 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("command", "code"), [("demo", 3), ("doctor", 4)])
 def test_commands(command: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from otel_gil import _demo, _doctor
+    from otel_gil._cli import demo, doctor
 
     given: list[object] = []
 
-    def demo(seconds: float, port: int) -> int:
+    def run_demo(seconds: float, port: int) -> int:
         given.extend([seconds, port])
         return 3
 
-    monkeypatch.setattr(_demo, "run", demo)
-    monkeypatch.setattr(_doctor, "run", lambda: 4)
+    monkeypatch.setattr(demo, "run", run_demo)
+    monkeypatch.setattr(doctor, "run", lambda: 4)
     assert main([command]) == code
     assert given == ([38.0, 0] if command == "demo" else [])
 
 
 def test_options_of_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    from otel_gil import _demo
+    from otel_gil._cli import demo
 
-    monkeypatch.setattr(_demo, "run", lambda seconds, port: seconds == 4.5 and port == 9464)
+    monkeypatch.setattr(demo, "run", lambda seconds, port: seconds == 4.5 and port == 9464)
     assert main(["demo", "--seconds", "4.5", "--port", "9464"])
 
 
@@ -95,13 +95,13 @@ def test_options_of_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_program_of_top(arguments: list[str], given: tuple[list[str], float], monkeypatch: pytest.MonkeyPatch) -> None:
-    from otel_gil import _top
+    from otel_gil._cli import top
 
-    monkeypatch.setattr(_top, "run", lambda *run: 5 if run == given else 6)
+    monkeypatch.setattr(top, "run", lambda *run: 5 if run == given else 6)
     assert main(["top", *arguments]) == 5
 
 
 def test_a_command_imports_only_its_own() -> None:
-    code = "import sys, otel_gil._cli; print([c for c in ('demo', 'doctor', 'monitoring', 'top') if f'otel_gil._{c}' in sys.modules])"
+    code = "import sys, otel_gil._cli; print([c for c in ('demo', 'doctor', 'monitoring', 'top') if f'otel_gil._cli.{c}' in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -76,10 +76,10 @@ class SamplerThread:
 
     def __init__(self, run: Callable[[SamplerThread], None]) -> None:
         # Here, as ctypes takes its time, and not in the thread, as a fork would copy a module that is half imported.
-        from otel_gil._samplers import _slice
+        from otel_gil._samplers.slice import shorten
 
         _load_unwinder()
-        self._shorten_slice = _slice.shorten
+        self._shorten_slice = shorten
         self.running = True
         self.native_id: int | None = None
         self._run = run

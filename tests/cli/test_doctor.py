@@ -10,7 +10,8 @@ import time
 import pytest
 from marks import with_observer
 
-from otel_gil import _doctor, _samplers
+from otel_gil import _samplers
+from otel_gil._cli import doctor as _doctor
 from otel_gil._samplers import disabled, observer
 
 COMMAND = [sys.executable, "-c", "import sys; from otel_gil._cli import main; sys.exit(main())", "doctor"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from otel_gil._instrumented import HOST, Sample, fetch, free_port, samples
+from otel_gil._cli.instrumented import HOST, Sample, fetch, free_port, samples
 
 TEXT = r"""# HELP cpython_gil_waiting Threads {of="all"} 3
 # TYPE cpython_gil_waiting gauge

@@ -24,31 +24,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     summary = "play workloads whose contention is known, and show what is exported for them"
-    demo = commands.add_parser("demo", help=summary, description=summary.capitalize() + ".")
-    demo.add_argument(
+    for_demo = commands.add_parser("demo", help=summary, description=summary.capitalize() + ".")
+    for_demo.add_argument(
         "--seconds",
         type=positive_number,
         default=38.0,
         help="for how long the workloads are played, all together, at the least (default: %(default)g)",
     )
-    demo.add_argument(
+    for_demo.add_argument(
         "--port", type=port, default=0, help="port of 127.0.0.1 to serve the metrics on (default: a free one)"
     )
     summary = "run a program, and show live who holds its GIL"
-    top = commands.add_parser(
+    for_top = commands.add_parser(
         "top",
         usage="%(prog)s [-h] [--interval SECONDS] [--] PROGRAM [ARGUMENT ...]",
         help=summary,
         description="Run a program, and show live who holds its GIL. On Linux, CPython 3.13 or later.",
     )
-    top.add_argument(
+    for_top.add_argument(
         "--interval",
         type=interval,
         default=1.0,
         metavar="SECONDS",
         help="from one reading to the next, .1 at the least (default: %(default)g)",
     )
-    top.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="what to run, and its arguments")
+    for_top.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="what to run, and its arguments")
     summary = "say whether and how the GIL can be measured here"
     commands.add_parser("doctor", help=summary, description=summary.capitalize() + ".")
     for name, what in ("dashboard", "the Grafana dashboard, as JSON"), ("rules", "the Prometheus rules, as YAML"):
@@ -56,23 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         printer.add_argument("--output", metavar="FILE", help="write it to FILE instead")
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
-        from otel_gil import _demo
+        from otel_gil._cli import demo
 
-        return _demo.run(arguments.seconds, arguments.port)
+        return demo.run(arguments.seconds, arguments.port)
     if arguments.command == "top":
-        from otel_gil import _top
+        from otel_gil._cli import top
 
         program = arguments.program[arguments.program[:1] == ["--"] :]
         if not program:
-            top.error("the following arguments are required: PROGRAM")
-        return _top.run(program, arguments.interval)
+            for_top.error("the following arguments are required: PROGRAM")
+        return top.run(program, arguments.interval)
     if arguments.command in ("dashboard", "rules"):
-        from otel_gil import _monitoring
+        from otel_gil._cli import monitoring
 
-        return _monitoring.run(arguments.command, arguments.output)
-    from otel_gil import _doctor
+        return monitoring.run(arguments.command, arguments.output)
+    from otel_gil._cli import doctor
 
-    return _doctor.run()
+    return doctor.run()
 
 
 def positive_number(text: str) -> float:

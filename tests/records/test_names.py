@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_gil._observer.names import function, module, thread
+from otel_gil._records.names import function, module, thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,7 @@ def _functions(name: str) -> Iterator[FunctionType]:
     "name",
     "abc argparse ast asyncio.base_events codecs concurrent.futures.thread contextlib email.message http.server inspect "
     "json json.decoder logging logging.handlers os pickle posixpath queue random socket socketserver subprocess "
-    "textwrap threading traceback unittest.mock zipfile hypothesis.strategies pytest otel_gil._estimator".split(),
+    "textwrap threading traceback unittest.mock zipfile hypothesis.strategies pytest otel_gil._samplers.estimator".split(),
 )
 def test_functions_as_python_calls_them(name: str) -> None:
     if sys.version_info < (3, 11):

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import pytest
 from marks import MAIN
 
-from otel_gil import _demo, _instrumented, _samplers
-from otel_gil._demo import Scrape, contention, duration, parse, quantile, row, share
-from otel_gil._workloads import WORKLOADS
+from otel_gil import _samplers
+from otel_gil._cli import demo, instrumented
+from otel_gil._cli.demo import Scrape, contention, duration, parse, quantile, row, share
+from otel_gil._cli.workloads import WORKLOADS
 
 INF = float("inf")
 
@@ -85,7 +86,7 @@ def test_share() -> None:
 
 
 def test_rows_are_aligned() -> None:
-    assert {len(row(cells)) for cells in (_demo._COLUMNS, [WORKLOADS[1].name, "0.95", "0.95", "-", "-", "-"])} == {83}
+    assert {len(row(cells)) for cells in (demo._COLUMNS, [WORKLOADS[1].name, "0.95", "0.95", "-", "-", "-"])} == {83}
     assert all(len(workload.name) < 28 for workload in WORKLOADS)
 
 
@@ -184,20 +185,20 @@ def test_killed() -> None:
 def test_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert _demo.run(1.0, port) == 1
+        assert demo.run(1.0, port) == 1
     assert f"port {port} of 127.0.0.1 can't be used: " in capsys.readouterr().err
 
 
 def test_failing_child(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_instrumented, "INSTRUMENT", "raise SystemExit('the child is unwell')")
-    assert _demo.run(1.0, 0) == 1
+    monkeypatch.setattr(instrumented, "INSTRUMENT", "raise SystemExit('the child is unwell')")
+    assert demo.run(1.0, 0) == 1
     errors = capsys.readouterr().err
     assert "otel-gil demo: the process with the workloads ended\nthe child is unwell\n" in errors
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.prometheus", None)
-    assert _demo.run(1.0, 0) == 1
+    assert demo.run(1.0, 0) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("  pip install 'otel-gil[prometheus]'\n")

@@ -1,6 +1,6 @@
 """Workloads whose true contention of the GIL is known, for the demo, the tests and the benchmarks.
 
-`python -m otel_gil._workloads` plays them on request. A request is a line `INDEX SECONDS` on its standard input.
+`python -m otel_gil._cli.workloads` plays them on request. A request is a line `INDEX SECONDS` on its standard input.
 When the workload has been played, a line of JSON on its standard output has the `truth`, and `gilknocker`: the raw
 `contention_metric` of gilknocker with its default intervals, reset when the workload began; null without gilknocker.
 """

@@ -14,9 +14,10 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from wrapt import register_post_import_hook
 
-from otel_gil import _instrumentor, _system_monitor
+from otel_gil import _instrumentor
 from otel_gil._instrumentor import GilInstrumentor
 from otel_gil._samplers import observer
+from otel_gil.dask import _system_monitor
 from otel_gil.version import __version__
 
 if TYPE_CHECKING:

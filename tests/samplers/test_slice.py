@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from otel_gil._samplers import _slice
-from otel_gil._samplers._thread import SamplerThread
+from otel_gil._samplers import slice as _slice
+from otel_gil._samplers.thread import SamplerThread
 
 Eventually = Callable[[Callable[[], bool]], None]
 
@@ -48,7 +48,7 @@ def test_priority_stays(run: Any, policy: str) -> None:
     """Where it can't be set back by the process, and where it could be."""
     result: CompletedProcess[str] = run(f"""
 import os
-from otel_gil._samplers import _slice
+from otel_gil._samplers import slice as _slice
 os.nice(7)
 os.sched_setscheduler(0, os.{policy}, os.sched_param(0))
 took = _slice.shorten()
@@ -62,7 +62,7 @@ print(took)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("_slice.platform.machine", lambda: "vax"), ("_slice.sys.platform", "win32"), ("_slice.ctypes", None)],
+    [("slice.platform.machine", lambda: "vax"), ("slice.sys.platform", "win32"), ("slice.ctypes", None)],
 )
 def test_not_known_here(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     monkeypatch.setattr(f"otel_gil._samplers.{name}", value)

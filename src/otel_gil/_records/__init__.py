@@ -1,0 +1,1 @@
+"""Reading what recorders wrote: who held the GIL, who waited, and what they are called."""
