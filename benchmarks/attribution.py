@@ -1,4 +1,4 @@
-"""Whom the observer credits with the GIL, against workloads that know for how long each of their threads had it.
+"""Whom otel-gil credits with the GIL, against workloads that know for how long each of their threads had it.
 
 `python -m benchmarks.attribution WORKLOAD SECONDS` is the process that is measured; `played` runs it.
 
@@ -31,8 +31,7 @@ from typing import Any, NamedTuple
 from benchmarks.contestants import OtelGil, UnavailableError
 from benchmarks.workloads import ROOT
 
-INTERVAL = 0.005
-"""Mean seconds between two samples: not the default, as the sampling error of a short window would be all to see."""
+_METRIC = "cpython.gil.held.time"
 
 _SETTLED = 1.0
 """Seconds without work in which all that was held gets into the metrics."""
@@ -182,16 +181,16 @@ def _play(workers: Sequence[Worker], seconds: float) -> Seconds:
 
 
 def _measured(workload: str, seconds: float) -> dict[str, Any]:
-    observer = OtelGil("observer", sampling_interval=1000 * INTERVAL)
+    monitor = OtelGil()
     try:
-        observer.start()
+        monitor.start()
         time.sleep(_SETTLED)
-        before = observer.held()
+        before = monitor.times(_METRIC)
         begin = time.perf_counter()
         truth = _play(WORKLOADS[workload], seconds)
         elapsed = time.perf_counter() - begin
         time.sleep(_SETTLED)
-        held = {holder: after - before.get(holder, 0.0) for holder, after in observer.held().items()}
+        held = {holder: after - before.get(holder, 0.0) for holder, after in monitor.times(_METRIC).items()}
     except UnavailableError as reason:
         return {"problem": str(reason)}
     return {"truth": _rows(truth), "held": _rows(held), "seconds": elapsed}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -19,8 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-INTERVAL = 0.02
-"""Mean seconds between two samples of otel-gil, by default: those of the bare thread, and of the theory."""
+OURS = "otel-gil"
+"""By default: the recorder, with holders, waiters, and the probe."""
+
+POISSON = "otel-gil poisson"
+"""The fallback, which was the default before there was a recorder."""
+
+WITHOUT_HOLDERS = "otel-gil, holders none"
+"""What it costs is measured, and not how right it is."""
+
+INTERVALS = {OURS: 0.01, POISSON: 0.02}
+"""Mean seconds between two samples, by default: those of the theory."""
 
 
 class UnavailableError(Exception):
@@ -56,29 +64,15 @@ class Nothing:
     def stop(self) -> None: ...
 
 
-class BareThread(Nothing):
-    """A thread that sleeps as often as otel-gil's does by default, and does nothing: what can't be saved."""
-
-    def start(self) -> None:
-        intervals = [random.expovariate(1 / INTERVAL) for _ in range(10_000)]
-
-        def sleep() -> None:
-            while True:
-                for interval in intervals:
-                    time.sleep(interval)
-
-        threading.Thread(target=sleep, daemon=True).start()
-
-
 class OtelGil:
     """otel-gil, read like the query of its README: increase of blocked / increase of both states of the counter.
 
     Args:
-        sampler: its name.
+        sampler: its name; by default `auto`, which must take the recorder.
         options: what else `instrument` is given.
     """
 
-    def __init__(self, sampler: str, **options: Any) -> None:
+    def __init__(self, sampler: str = "auto", **options: Any) -> None:
         self._sampler = sampler
         self._options = options
 
@@ -89,8 +83,8 @@ class OtelGil:
         from otel_gil import GilInstrumentor
         from otel_gil._samplers import UNAVAILABLE
 
-        # It would go on with another sampler.
-        if reason := UNAVAILABLE[self._sampler]():
+        # Another one would be measured for it.
+        if reason := UNAVAILABLE["observer" if self._sampler == "auto" else self._sampler]():
             raise UnavailableError(reason)
         self._reader = InMemoryMetricReader()
         provider = MeterProvider([self._reader])
@@ -108,11 +102,11 @@ class OtelGil:
 
         GilInstrumentor().uninstrument()
 
-    def held(self) -> dict[tuple[str, str], float]:
-        """Seconds for which each function of each thread has held the GIL, by the names of both."""
+    def times(self, metric: str) -> dict[tuple[str, str], float]:
+        """Seconds that a counter has for each function of each thread, by the names of both; empty where it has none."""
         return {
-            (point.attributes["thread.name"], point.attributes["code.function.name"]): point.value
-            for point in self._points().get("cpython.gil.held.time", ())
+            (point.attributes.get("thread.name", ""), point.attributes.get("code.function.name", "")): point.value
+            for point in self._points().get(metric, ())
         }
 
     def _seconds(self) -> tuple[float, float]:
@@ -125,15 +119,12 @@ class OtelGil:
     def _points(self) -> dict[str, Any]:
         """What is exported, by the name of the metric."""
         data: Any = self._reader.get_metrics_data()
-        points = {
+        return {
             metric.name: metric.data.data_points
             for resource in (data.resource_metrics if data else ())
             for scope in resource.scope_metrics
             for metric in scope.metrics
         }
-        if self._sampler == "observer" and points and "cpython.gil.switches" not in points:
-            raise UnavailableError("it could not start, and another sampler measures")
-        return points
 
 
 class Gilknocker:
@@ -241,26 +232,29 @@ class PySpy(Nothing):
         return sum(int(stack.rpartition(" ")[2]) for stack in stacks) / (self._RATE * seconds)
 
 
-OURS = "otel-gil"
-OBSERVER = "otel-gil observer"
-WITHOUT_HOLDERS = "otel-gil observer, holders none"
-"""What it costs is measured, and not how right it is."""
-
 PEERS = ("gilknocker", "Dask")
 """Those in the same process that are somebody else's."""
 
 MONITORS: dict[str, Callable[[], Contestant]] = {
-    OURS: lambda: OtelGil("poisson"),
-    OBSERVER: lambda: OtelGil("observer"),
+    OURS: OtelGil,
+    POISSON: lambda: OtelGil("poisson"),
     "otel-gil on gilknocker": lambda: OtelGil("gilknocker"),
     "gilknocker": Gilknocker,
     "Dask": Dask,
     "py-spy": PySpy,
 }
 
+AT_INTERVALS = {f"{OURS}, {milliseconds} ms": milliseconds for milliseconds in (5, 7, 10, 14, 20)}
+"""Other intervals than the default: what is given for what is paid."""
+
+
+def _at(milliseconds: float) -> Callable[[], Contestant]:
+    return lambda: OtelGil(sampling_interval=milliseconds)
+
+
 CONTESTANTS: dict[str, Callable[[], Contestant]] = {
     **MONITORS,
-    WITHOUT_HOLDERS: lambda: OtelGil("observer", holders="none"),
-    "bare thread": BareThread,
+    WITHOUT_HOLDERS: lambda: OtelGil(holders="none"),
+    **{name: _at(milliseconds) for name, milliseconds in AT_INTERVALS.items()},
     "nothing": Nothing,
 }

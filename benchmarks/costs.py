@@ -21,25 +21,35 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.clients import client
-from benchmarks.contestants import CONTESTANTS, OBSERVER, OURS, WITHOUT_HOLDERS, UnavailableError
+from benchmarks.contestants import AT_INTERVALS, CONTESTANTS, OURS, POISSON, WITHOUT_HOLDERS, UnavailableError
 from benchmarks.play import Play
 from benchmarks.workloads import ROOT, WORKLOADS
 
-CONDITIONS = ("idle", "hold 10 ms, free 10 ms", "pure-Python hot loop")
-"""Workloads in which the CPU time of monitors is measured: the main thread's own is left out."""
+CONDITIONS = (
+    "idle",
+    "hold 10 ms, free 10 ms",
+    "pure-Python hot loop",
+    "two hot loops",
+    "thread pool: JSON, zlib, NumPy",
+    "asyncio server, handlers of 4 ms",
+)
+"""Workloads in which the CPU time of monitors is measured: their threads' alone."""
 
-IN_PROCESS = (OURS, OBSERVER, "gilknocker", "Dask")
+IN_PROCESS = (OURS, POISSON, *AT_INTERVALS, "gilknocker", "Dask")
 
-SAMPLERS = (OURS, OBSERVER)
+SAMPLERS = (OURS, POISSON)
 """Of which also those costs are measured that only otel-gil is asked for."""
 
 THREADS = (1, 10, 100, 500)
 
 _FUNCTIONS = 20
-"""That have held the GIL when callbacks are measured: as many as the observer gives at once."""
+"""That have held the GIL when callbacks are measured: as many as are given at once."""
+
+_WORK = 0.02
+"""Seconds of CPU that each of the threads has worked then."""
 
 _WARM_UP = 2.0
-"""Seconds before the CPU time counts: otel-gil asks less often when it has seen the same for more than a second."""
+"""Seconds before the CPU time counts: otel-gil looks less often when it has seen the same for more than half a second."""
 
 Players = Callable[[Sequence[Play]], list[dict[str, Any]]]
 """`benchmarks.play.play`."""
@@ -51,8 +61,8 @@ Pairs = list[tuple[float, float]]
 def cpu(
     players: Players, monitors: Sequence[str], condition: str, seconds: float, rounds: int
 ) -> list[dict[str, float]]:
-    """CPU seconds per second of monitors and a bare thread, in each round: all at once, or in turns for lack of cores."""
-    names = (*monitors, *([WITHOUT_HOLDERS] if OBSERVER in monitors else ()), "bare thread")
+    """CPU seconds per second of monitors, in each round: all at once, or in turns for lack of cores."""
+    names = (*monitors, *([WITHOUT_HOLDERS] if OURS in monitors else ()))
     found = []
     for n in range(rounds):
         plays = [Play(name, condition, seconds, n, _WARM_UP) for name in rotated(names, n)]
@@ -86,11 +96,11 @@ def slow_down(contestant: str, seconds: float, pairs: int) -> Pairs:
 
 
 def callback(contestant: str, seconds: float) -> list[dict[str, float]]:
-    """Seconds of a callback while there are idle threads, after so many seconds of history: of the slowest.
+    """Seconds of a reading, as each callback makes one, while there are threads that have worked, and are idle now.
 
-    In that history many functions had the GIL in turn.
+    Before, for so many seconds, many functions had the GIL in turn.
 
-    Warm is one of many in a row. Cold is after a sleep, beside a callback that does nothing.
+    Warm is one of many in a row. Cold is after a sleep, beside a call that does nothing. A collection is all callbacks.
     """
     found: list[dict[str, float]] = _run("callback", contestant, str(seconds))
     return found
@@ -184,39 +194,54 @@ def _slow_down(name: str, seconds: float, pairs: int) -> Pairs | str:
 
 
 def _callback(name: str, seconds: float) -> list[dict[str, float]]:
-    from otel_gil._instrumentor import _metrics_of
+    from otel_gil._instrumentor import measuring
 
-    CONTESTANTS[name]().start()
+    monitor = CONTESTANTS[name]()
+    monitor.start()
     code = "def f{}(end):\n    while perf_counter() < end: pass\nf{}(perf_counter() + {})"
     for n in range(_FUNCTIONS):
         exec(code.format(n, n, seconds / _FUNCTIONS), {"perf_counter": time.perf_counter})
-    (metrics,) = _metrics_of.values()
-    callbacks: list[Callable[[Any], Any]] = [metrics._contention, metrics._time, metrics._held_time]
+    found = measuring()
+    assert found
+    _, metrics = found
 
-    def duration(callback: Callable[[Any], Any], *, warm: bool) -> float:
+    def duration(call: Callable[[], Any], *, warm: bool) -> float:
         durations = []
         for _ in range(100):
             time.sleep(0.002)
             for _ in range(10 if warm else 1):
                 begin = time.perf_counter()
-                list(callback(None))
+                call()
             durations.append(time.perf_counter() - begin)
         return median(durations)
 
-    found = []
+    rows = []
     never = threading.Event()
+    idle = threading.Semaphore(0)
+
+    def work() -> None:
+        while time.thread_time() < _WORK:
+            pass
+        idle.release()
+        never.wait()
+
+    started = 0
     for count in THREADS:
-        while threading.active_count() <= count:
-            threading.Thread(target=never.wait, daemon=True).start()
-        found.append(
+        for n in range(started, count):
+            threading.Thread(target=work, name=f"worker-{n}", daemon=True).start()
+        for _ in range(started, count):
+            idle.acquire()
+        started = count
+        rows.append(
             {
                 "threads": count,
-                "warm": max(duration(each, warm=True) for each in callbacks),
-                "cold": max(duration(each, warm=False) for each in callbacks),
-                "nothing": duration(lambda _: iter([None]), warm=False),
+                "warm": duration(metrics.read, warm=True),
+                "cold": duration(metrics.read, warm=False),
+                "nothing": duration(lambda: None, warm=False),
+                "collection": duration(monitor.begin, warm=True),
             }
         )
-    return found
+    return rows
 
 
 async def _echo(path: str, contestant: str) -> None:

@@ -5,6 +5,7 @@ A module of its own, as nothing else that the bench imports may be in the proces
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -14,29 +15,41 @@ from benchmarks.contestants import CONTESTANTS
 
 ROOT = Path(__file__).parent.parent
 
+KINDS = ("Rss", "Anonymous")
+"""What is resident: with the pages of files, such as libraries, that processes share, and without."""
 
-def grown(contestant: str, seconds: float, runs: int) -> list[float]:
-    """Bytes by which a process grows by otel-gil, import and so many seconds of history included."""
+
+def grown(contestant: str, seconds: float, runs: int) -> list[dict[str, float]]:
+    """Bytes by which a process grows by otel-gil, by kind: with import, extension, so many seconds, and a reading."""
     command = [sys.executable, "-m", "benchmarks.memory", contestant, str(seconds)]
     return [
-        float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
         for _ in range(runs)
     ]
 
 
-def _resident() -> int:
+def _resident() -> dict[str, int]:
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon"))
+    sizes = {name.rstrip(":"): int(size) * 1024 for name, size, *_ in map(str.split, lines[1:])}
+    return {kind: sizes[kind] for kind in KINDS}
 
 
 def _main() -> None:
-    import opentelemetry.instrumentation.instrumentor
-    import opentelemetry.sdk.metrics.export  # noqa: F401 - what an instrumented process has anyway
+    import opentelemetry.instrumentation.instrumentor  # what an instrumented process has anyway
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+    reader = InMemoryMetricReader()
+    MeterProvider([reader]).get_meter("nothing").create_counter("nothing").add(1)
+    reader.get_metrics_data()
+    contestant = CONTESTANTS[sys.argv[1]]()
+    _resident()  # what it takes itself
     before = _resident()
-    CONTESTANTS[sys.argv[1]]().start()
+    contestant.start()
     time.sleep(float(sys.argv[2]))
-    sys.stdout.write(f"{_resident() - before}\n")
+    contestant.begin()
+    after = _resident()
+    sys.stdout.write(json.dumps({kind: after[kind] - before[kind] for kind in KINDS}) + "\n")
 
 
 if __name__ == "__main__":

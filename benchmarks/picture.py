@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import OBSERVER, OURS
+from benchmarks.contestants import OURS, POISSON
 from benchmarks.figures import Row, error, errors, truth
 
 
@@ -28,7 +28,7 @@ def draw(rows: Sequence[Row], contestants: Sequence[str], path: Path) -> None:
             1, len(contestants), sharey=True, squeeze=False, figsize=(10, 1.3 + 0.24 * len(rows)), layout="constrained"
         )
         for panel, contestant in zip(panels[0], contestants, strict=True):
-            color = "#1a7f4b" if contestant in (OURS, OBSERVER) else "#c2452d"
+            color = "#1a7f4b" if contestant in (OURS, POISSON) else "#c2452d"
             for y, row in enumerate(rows):
                 made = truth(row)
                 if made is None:

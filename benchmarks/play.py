@@ -6,7 +6,7 @@ JSON:
 
 truth, estimate  contention in the window, as the workload and as the monitor has it
 seconds          length of the window
-cpu              CPU seconds per second of all threads but the one that plays
+cpu              CPU seconds per second of all threads but those of the workload
 problem          in place of all that, why the monitor could not measure
 """
 
@@ -17,8 +17,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, NamedTuple
 
@@ -85,8 +86,21 @@ def _answer(first: str, process: Any, stderr: IO[str], seconds: float) -> dict[s
     return answer
 
 
-def _others_cpu() -> float:
-    return time.process_time() - time.thread_time()
+@contextmanager
+def _workload_cpu() -> Iterator[Callable[[], float]]:
+    """CPU seconds that threads have taken so far that have been started in here, and of this one."""
+    ended: list[float] = []
+    run = threading.Thread.run
+
+    def run_and_tell(self: threading.Thread) -> None:
+        run(self)
+        ended.append(time.thread_time())
+
+    threading.Thread.run = run_and_tell  # type: ignore[method-assign]
+    try:
+        yield lambda: time.thread_time() + sum(ended)
+    finally:
+        threading.Thread.run = run  # type: ignore[method-assign]
 
 
 def _measured(play: Play) -> dict[str, Any]:
@@ -98,9 +112,10 @@ def _measured(play: Play) -> dict[str, Any]:
             sys.stdin.readline()
             player(play.warm_up)
             contestant.begin()
-            begin, cpu = time.perf_counter(), _others_cpu()
-            truth = player(play.seconds)
-            seconds, cpu = time.perf_counter() - begin, _others_cpu() - cpu
+            with _workload_cpu() as workload_cpu:
+                begin, cpu = time.perf_counter(), time.process_time() - workload_cpu()
+                truth = player(play.seconds)
+                seconds, cpu = time.perf_counter() - begin, time.process_time() - workload_cpu() - cpu
             estimate = contestant.end()
         except (UnavailableError, ImportError) as reason:
             return {"problem": str(reason)}

@@ -8,20 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from marks import WITHOUT_THE_OBSERVERS_WARNING
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_gil import GilInstrumentor
 
 _usleep = ctypes.PyDLL(None).usleep
-
-
-@pytest.fixture(autouse=True)
-def observers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process of tests makes more observers than the application that the limit is for, and has imported Dask."""
-    monkeypatch.setattr("otel_gil._samplers.observer._LEAKING_STARTS", 1_000_000)
-    monkeypatch.setattr("otel_gil._samplers.observer._under_dask", lambda: False)
 
 
 @pytest.fixture
@@ -63,7 +55,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(code: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", WITHOUT_THE_OBSERVERS_WARNING + code, *args],
+            [sys.executable, "-c", code, *args],
             env={**os.environ, **environ},
             capture_output=True,
             text=True,

@@ -20,11 +20,6 @@ with_observer = pytest.mark.skipif(
     observer.unavailable() is not None, reason=f"the observer can't be used here: {observer.unavailable()}"
 )
 
-WITHOUT_THE_OBSERVERS_WARNING = (
-    "import logging; logging.getLogger('otel_gil._samplers').addFilter(lambda record: 'is unsafe' not in record.msg)\n"
-)
-"""Python code for programs that are to write nothing, whatever the sampler."""
-
 # What a shell starts in the background ignores Ctrl-C, and so do its children, the tests among them.
 MAIN = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -74,15 +74,19 @@ NOTHING_MORE_CAN_BE_LOADED = {
 }
 
 
+ON_LINUX = pytest.mark.parametrize("sampler", ["poisson", pytest.param("observer", marks=with_observer)])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the Poisson sampler needs Linux")
+@ON_LINUX
 @pytest.mark.parametrize("why", NOTHING_MORE_CAN_BE_LOADED)
-def test_where_nothing_more_can_be_loaded(why: str, run: Run, tmp_path: Path) -> None:
+def test_where_nothing_more_can_be_loaded(why: str, sampler: str, run: Run, tmp_path: Path) -> None:
     """CPython before 3.14 ends our thread in a way for which glibc needs another library."""
     if why == "an empty root" and os.geteuid():
         pytest.skip("only root may chroot")
     done = run(
         PRELUDE + NOTHING_MORE_CAN_BE_LOADED[why] + "\nends()",
-        "poisson",
+        sampler,
         str(tmp_path / "empty"),
         OTEL_PYTHON_GIL_SAMPLING_INTERVAL="1",
     )
@@ -90,31 +94,36 @@ def test_where_nothing_more_can_be_loaded(why: str, run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the Poisson sampler needs Linux")
-def test_the_last_collection_has_the_metrics(run: Run) -> None:
+@ON_LINUX
+def test_the_last_collection_has_the_metrics(sampler: str, run: Run) -> None:
     """At exit the SDK collects for the last time, and a short program would show nothing otherwise."""
     code = """
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 last = MeterProvider([PeriodicExportingMetricReader(ConsoleMetricExporter(), export_interval_millis=60_000)])
 GilInstrumentor().uninstrument()
-GilInstrumentor().instrument(meter_provider=last)
+GilInstrumentor().instrument(meter_provider=last, sampler=sys.argv[1])
 time.sleep(0.5)
 """
-    done = run(PRELUDE + code, "poisson")
+    done = run(PRELUDE + code, sampler)
     assert done.returncode == 0
     assert "cpython.gil.contention" in done.stdout
     assert done.stderr == ""
 
 
-def test_many_exits_are_quiet() -> None:
-    """Programs that end, many at once, while the probe is as busy as it can be: no crash, nothing printed."""
+@pytest.mark.parametrize(
+    "sampler",
+    ["auto", pytest.param("poisson", marks=pytest.mark.skipif(sys.platform != "linux", reason="it needs Linux"))],
+)
+def test_many_exits_are_quiet(sampler: str) -> None:
+    """Programs that end, many at once, while the sampler is as busy as it can be: no crash, nothing printed."""
     code = """
-import time
+import sys, time
 from otel_gil import GilInstrumentor
-GilInstrumentor().instrument(sampling_interval=1)
+GilInstrumentor().instrument(sampler=sys.argv[1], sampling_interval=1)
 time.sleep(0.05)
 """
     programs = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen([sys.executable, "-c", code, sampler], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(12)
     ]
     for program in programs:

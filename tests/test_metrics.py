@@ -10,8 +10,15 @@ from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Histogram, InMemoryMetricReader, Sum
 
 from otel_gil import __version__
-from otel_gil._snapshot import Snapshot
 from otel_gil._metrics import WAIT_BOUNDARIES, GilMetrics
+from otel_gil._snapshot import Snapshot, ThreadTime
+
+HELD = (ThreadTime("MainThread", "app.f", 2.0), ThreadTime("_other", "_other", 0.5))
+WAITED = (ThreadTime("worker", "app.g", 3.0), ThreadTime("_unknown", "", 1.0))
+OBSERVED = Snapshot(
+    0.25, 2.5, 5.0, contended=1.5, waiting=2, wait_time=4.0, switches=10, stalls=1, held=HELD, waited=WAITED
+)
+"""All that the observer knows."""
 
 
 class _Sampler:
@@ -71,6 +78,68 @@ def test_instruments(provider: MeterProvider, reader: InMemoryMetricReader) -> N
     assert (point.count, point.sum, point.bucket_counts[0], point.bucket_counts[-1]) == (3, 40.004, 1, 1)
 
 
+def test_instruments_of_the_observer(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
+    metrics = GilMetrics(provider)
+    metrics.start(_Sampler(OBSERVED))
+    data = reader.get_metrics_data()
+    assert data
+    found = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    units = {
+        "cpython.gil.contended.time": "s",
+        "cpython.gil.held.time": "s",
+        "cpython.gil.wait.time": "s",
+        "cpython.gil.waiting": "{thread}",
+        "cpython.gil.switches": "{switch}",
+        "cpython.gil.stalls": "{stall}",
+    }
+    assert found.keys() == {"cpython.gil.contention", "cpython.gil.time", *units}
+    points: dict[str, list[tuple[float, dict[str, object]]]] = {}
+    for name, unit in units.items():
+        metric = found[name]
+        assert metric.unit == unit
+        assert isinstance(metric.data, Gauge if name == "cpython.gil.waiting" else Sum)
+        assert not isinstance(metric.data, Sum) or metric.data.is_monotonic
+        points[name] = [(point.value, dict(point.attributes or {})) for point in metric.data.data_points]
+    assert points == {
+        "cpython.gil.contended.time": [(1.5, {})],
+        "cpython.gil.held.time": [
+            (2.0, {"thread.name": "MainThread", "code.function.name": "app.f"}),
+            (0.5, {"thread.name": "_other", "code.function.name": "_other"}),
+        ],
+        "cpython.gil.wait.time": [
+            (3.0, {"thread.name": "worker", "code.function.name": "app.g"}),
+            (1.0, {"thread.name": "_unknown"}),
+        ],
+        "cpython.gil.waiting": [(2, {})],
+        "cpython.gil.switches": [(10, {})],
+        "cpython.gil.stalls": [(1, {})],
+    }
+
+
+@pytest.mark.parametrize(
+    ("reading", "held", "waited"),
+    [
+        (OBSERVED._replace(held=(), waited=()), None, {(None, None): 4.0}),  # nobody is to be told: only how many
+        (OBSERVED._replace(waited=(ThreadTime("", "", 4.0),)), HELD, {(None, None): 4.0}),
+        (OBSERVED._replace(contended=None, waiting=None, wait_time=None, waited=()), HELD, None),
+        (OBSERVED._replace(wait_time=0.0, waited=()), HELD, None),  # nobody has waited yet
+    ],
+    ids=["holders are not asked for", "who it is can't be known", "waiting can't be known", "nobody waited"],
+)
+def test_who_waited_where_that_is_not_known(
+    reading: Snapshot,
+    held: tuple[ThreadTime, ...] | None,
+    waited: dict[tuple[None, None], float] | None,
+    provider: MeterProvider,
+    reader: InMemoryMetricReader,
+) -> None:
+    metrics = GilMetrics(provider)
+    metrics.start(_Sampler(reading))
+    found = measured(reader)
+    assert found.held == (held and {(time.thread, time.function): time.seconds for time in held})
+    assert found.waited == waited
+
+
 def test_boundaries() -> None:
     assert WAIT_BOUNDARIES[0] == 0.0001
     assert 0.005 in WAIT_BOUNDARIES
@@ -121,6 +190,16 @@ def test_totals_go_on_in_the_next_sampler(provider: MeterProvider) -> None:
     assert first.since is None
     assert silent.since == Snapshot(0.5, 1, 1)
     assert last.since == Snapshot(0.5, 1, 1)
+
+
+def test_totals_that_the_next_sampler_does_not_know_are_kept(provider: MeterProvider) -> None:
+    """As where the observer gives way to another sampler, and that to an observer."""
+    metrics = GilMetrics(provider)
+    last = _Sampler()
+    for sampler in (_Sampler(OBSERVED), _Sampler(Snapshot(0.5, 3.0, 6.0)), last):
+        metrics.start(sampler)
+        metrics.stop()
+    assert last.since == OBSERVED._replace(contention=0.5, blocked=3.0, free=6.0, waiting=None)
 
 
 def test_fork_hooks(provider: MeterProvider) -> None:

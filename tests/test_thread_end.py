@@ -49,6 +49,10 @@ def in_thread(function):
 """
 
 
+FORKABLE = pytest.mark.parametrize("sampler", ["poisson", pytest.param("observer", marks=with_observer)])
+"""Those that may run while the process forks."""
+
+
 @pytest.mark.parametrize(
     "sampler",
     ["poisson", pytest.param("gilknocker", marks=with_gilknocker), pytest.param("observer", marks=with_observer)],
@@ -69,7 +73,8 @@ assert min(seconds) < 1, seconds  # machines are shared
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_child_measures_until_then(run: Run) -> None:
+@FORKABLE
+def test_child_measures_until_then(run: Run, sampler: str) -> None:
     code = """
 def fork():
     pid = os.fork()
@@ -81,11 +86,12 @@ def fork():
     os._exit(0 if now.blocked + now.free > before.blocked + before.free else 3)
 assert in_thread(fork) == 0
 """
-    done = run(PRELUDE + code, "poisson")
+    done = run(PRELUDE + code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_grandchildren_end_too(run: Run) -> None:
+@FORKABLE
+def test_grandchildren_end_too(run: Run, sampler: str) -> None:
     """Whether the same thread forks again, which is the main one of its process by now, or another one."""
     code = """
 def fork_and_return():
@@ -104,11 +110,12 @@ def fork_again(how):
 for how in (lambda function: function(), in_thread):
     assert in_thread(lambda: fork_again(how)) == 0
 """
-    done = run(PRELUDE + code, "poisson")
+    done = run(PRELUDE + code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_other_threads_of_the_child_go_on(run: Run) -> None:
+@FORKABLE
+def test_other_threads_of_the_child_go_on(run: Run, sampler: str) -> None:
     """As without us, where the thread that forked ends before the others."""
     code = """
 def fork():
@@ -124,18 +131,19 @@ def fork():
     threading.Thread(target=work).start()
 assert in_thread(fork) == b"done"
 """
-    done = run(PRELUDE + code, "poisson")
+    done = run(PRELUDE + code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_an_exporters_thread_keeps_its_child_alive_without_us_as_well(run: Run) -> None:
+@FORKABLE
+def test_an_exporters_thread_keeps_its_child_alive_without_us_as_well(run: Run, sampler: str) -> None:
     """That is the SDK's. No thread of ours does."""
     code = """
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 exporter = ConsoleMetricExporter(out=open(os.devnull, "w"))
 provider = MeterProvider([PeriodicExportingMetricReader(exporter, export_interval_millis=600_000)])
 GilInstrumentor().uninstrument()
-GilInstrumentor().instrument(meter_provider=provider)
+GilInstrumentor().instrument(meter_provider=provider, sampler=sys.argv[1])
 
 def fork():
     pid = os.fork()
@@ -151,7 +159,7 @@ in_thread(fork)
 """
     if not sys.platform.startswith("linux"):
         pytest.skip("reads /proc")
-    done = run(PRELUDE + code, "poisson")
+    done = run(PRELUDE + code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -207,7 +215,8 @@ for how in (measure, measure_and_fork):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_child_forked_while_another_thread_collects(run: Run) -> None:
+@FORKABLE
+def test_a_child_forked_while_another_thread_collects(run: Run, sampler: str) -> None:
     """The SDK's locks may be taken in the child, for ever. No thread of ours waits for one."""
     code = """
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -224,7 +233,7 @@ collector = threading.Thread(target=collect)
 collector.start()
 time.sleep(0.2)
 GilInstrumentor().uninstrument()
-GilInstrumentor().instrument(meter_provider=provider, sampling_interval=1)
+GilInstrumentor().instrument(meter_provider=provider, sampler=sys.argv[1], sampling_interval=1)
 
 def fork():
     global stop
@@ -243,5 +252,5 @@ codes = in_thread(fork)
 collector.join()
 assert codes == [0] * 6, codes
 """
-    done = run(PRELUDE + code, "poisson")
+    done = run(PRELUDE + code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

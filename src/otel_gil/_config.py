@@ -12,8 +12,6 @@ from otel_gil._samplers.observer import Observing
 from otel_gil.environment_variables import (
     OTEL_PYTHON_GIL_CONTENTION_WINDOW,
     OTEL_PYTHON_GIL_HOLDERS,
-    OTEL_PYTHON_GIL_OBSERVER_HOST,
-    OTEL_PYTHON_GIL_OBSERVER_PORT,
     OTEL_PYTHON_GIL_SAMPLER,
     OTEL_PYTHON_GIL_SAMPLING_INTERVAL,
     OTEL_PYTHON_GIL_STALL_STDERR,
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-SAMPLERS = ("auto", "poisson", "gilknocker", "observer", "none")
+SAMPLERS = ("auto", "observer", "poisson", "gilknocker", "none")
 HOLDERS = ("none", "thread", "function")
 
 
@@ -62,7 +60,8 @@ class Option:
         try:
             return self.parse(text)
         except ValueError as error:
-            _logger.warning("%s=%r %s; using %s", self.variable, text, error, self.default)
+            default = "the sampler's default" if self.default is None else self.default
+            _logger.warning("%s=%r %s; using %s", self.variable, text, error, default)
             return self.default
 
 
@@ -103,37 +102,18 @@ def _switch(value: Any) -> bool:
     return found
 
 
-def _port(value: Any) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = -1
-    if isinstance(value, (bool, float)) or not 0 <= number <= 65535:  # noqa: PLR2004
-        raise ValueError("is not a port, from 1 to 65535, nor 0 for none")
-    return number
-
-
-def _host(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is not the name or address of a host")  # noqa: TRY004 - as for all arguments
-    return value
-
-
 SAMPLER = Option("sampler", OTEL_PYTHON_GIL_SAMPLER, "auto", _sampler)
-SAMPLING_INTERVAL = Option("sampling_interval", OTEL_PYTHON_GIL_SAMPLING_INTERVAL, 20.0, _milliseconds(1, 1000))
+SAMPLING_INTERVAL = Option("sampling_interval", OTEL_PYTHON_GIL_SAMPLING_INTERVAL, None, _milliseconds(1, 1000))
 CONTENTION_WINDOW = Option(
     "contention_window", OTEL_PYTHON_GIL_CONTENTION_WINDOW, 10_000.0, _milliseconds(1000, 3_600_000)
 )
 HOLDERS_BY = Option("holders", OTEL_PYTHON_GIL_HOLDERS, "function", _one_of(*HOLDERS))
 STALL_THRESHOLD = Option("stall_threshold", OTEL_PYTHON_GIL_STALL_THRESHOLD, 1000.0, _milliseconds(100, 3_600_000))
 STALL_STDERR = Option("stall_stderr", OTEL_PYTHON_GIL_STALL_STDERR, False, _switch)
-OBSERVER_PORT = Option("observer_port", OTEL_PYTHON_GIL_OBSERVER_PORT, 0, _port)
-OBSERVER_HOST = Option("observer_host", OTEL_PYTHON_GIL_OBSERVER_HOST, "127.0.0.1", _host)
-
 
 OPTIONS = (
     *(SAMPLER, SAMPLING_INTERVAL, CONTENTION_WINDOW),
-    *(HOLDERS_BY, STALL_THRESHOLD, STALL_STDERR, OBSERVER_HOST, OBSERVER_PORT),
+    *(HOLDERS_BY, STALL_THRESHOLD, STALL_STDERR),
 )
 
 
@@ -159,8 +139,6 @@ def observing(
     holders: str | None = None,
     stall_threshold: float | None = None,
     stall_stderr: bool | None = None,
-    observer_host: str | None = None,
-    observer_port: int | None = None,
 ) -> Observing:
     """What the observer is asked for, by these arguments or else the environment.
 
@@ -171,6 +149,4 @@ def observing(
         HOLDERS_BY.resolve(holders),
         STALL_THRESHOLD.resolve(stall_threshold) / 1000,
         STALL_STDERR.resolve(stall_stderr),
-        OBSERVER_HOST.resolve(observer_host),
-        OBSERVER_PORT.resolve(observer_port),
     )

@@ -12,7 +12,6 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 
 from otel_gil import _config, _samplers, _stalls, _thread_end
-from otel_gil._forks import FORKS
 from otel_gil._metrics import GilMetrics
 from otel_gil._subinterpreters import in_main_interpreter
 
@@ -46,9 +45,8 @@ def read() -> Snapshot | None:
 @cache
 def _follow_forks() -> None:
     # Once, as the interpreter does not take hooks back.
-    def each(first: Callable[[], None], step: Callable[[GilMetrics], None]) -> Callable[[], None]:
+    def each(step: Callable[[GilMetrics], None]) -> Callable[[], None]:
         def hook() -> None:
-            first()
             for metrics in list(_metrics_of.values()):
                 step(metrics)
 
@@ -56,9 +54,9 @@ def _follow_forks() -> None:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
-            before=each(FORKS.before, GilMetrics.before_fork),
-            after_in_parent=each(FORKS.after_in_parent, GilMetrics.after_fork_in_parent),
-            after_in_child=each(FORKS.after_in_child, GilMetrics.after_fork_in_child),
+            before=each(GilMetrics.before_fork),
+            after_in_parent=each(GilMetrics.after_fork_in_parent),
+            after_in_child=each(GilMetrics.after_fork_in_child),
         )
         _thread_end.follow(_stop)
 
@@ -86,8 +84,6 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         holders: str | None = None,
         stall_threshold: float | None = None,
         stall_stderr: bool | None = None,
-        observer_host: str | None = None,
-        observer_port: int | None = None,
         **others: Any,
     ) -> None:
         """Start to measure. What is not given here is taken from the environment.
@@ -98,14 +94,13 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         Args:
             meter_provider: gets the metrics; default: the global one.
             logger_provider: gets the observer's events of stalls; default: the global one.
-            sampler: `auto`, `poisson`, `gilknocker`, `observer` or `none`.
-            sampling_interval: mean milliseconds between two samples, 1 to 1000; thrice as long where all see the same.
+            sampler: `auto`, `observer`, `poisson`, `gilknocker` or `none`.
+            sampling_interval: mean milliseconds between two samples, 1 to 1000; thrice as long where all see the same;
+                default: the sampler's.
             contention_window: milliseconds over which the contention is taken, 1000 to 3600000.
-            holders: what the observer gives the time held by: `none`, `thread` or `function`.
+            holders: what the observer gives the time held and waited by: `none`, `thread` or `function`.
             stall_threshold: milliseconds of a hold that the observer takes for a stall, 100 to 3600000.
             stall_stderr: whether the observer writes a stall to standard error while it lasts.
-            observer_host: name or address that the observer serves its metrics on.
-            observer_port: port of that, 0 for none.
 
         Raises:
             ValueError: an argument can't be used.
@@ -116,9 +111,9 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             _logger.debug("The GIL is measured in the main interpreter only, which this is not")
             return
         name = _config.SAMPLER.resolve(sampler)
-        interval = _config.SAMPLING_INTERVAL.resolve(sampling_interval) / 1000
+        interval = _config.SAMPLING_INTERVAL.resolve(sampling_interval)
         window = _config.CONTENTION_WINDOW.resolve(contention_window) / 1000
-        observing = _config.observing(holders, stall_threshold, stall_stderr, observer_host, observer_port)
+        observing = _config.observing(holders, stall_threshold, stall_stderr)
         if name == "none":
             return
         provider = meter_provider or get_meter_provider()
@@ -127,7 +122,7 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         metrics = _metrics_of[provider]
         if created := _samplers.create(
             name,
-            interval,
+            interval and interval / 1000,
             window,
             metrics.record_waits,
             partial(_stalls.emit, logger_provider=logger_provider),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from otel_gil._samplers import Sampler
-    from otel_gil._snapshot import Snapshot
+    from otel_gil._snapshot import Snapshot, ThreadTime
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +76,12 @@ class GilMetrics:
             explicit_bucket_boundaries_advisory=WAIT_BOUNDARIES,
         )
         meter.create_observable_counter(
+            "cpython.gil.contended.time",
+            [self._what("contended")],
+            unit="s",
+            description="Time in which at least one thread waited for the GIL.",
+        )
+        meter.create_observable_counter(
             "cpython.gil.held.time",
             [self._held_time],
             unit="s",
@@ -89,9 +95,9 @@ class GilMetrics:
         )
         meter.create_observable_counter(
             "cpython.gil.wait.time",
-            [self._what("wait_time")],
+            [self._wait_time],
             unit="s",
-            description="Time that threads have waited for the GIL, all of them together.",
+            description="Time that threads have waited for the GIL, who did.",
         )
         meter.create_observable_counter(
             "cpython.gil.switches",
@@ -199,9 +205,17 @@ class GilMetrics:
             yield Observation(snapshot.free, {STATE: "free"})
 
     def _held_time(self, _: CallbackOptions) -> Iterable[Observation]:
+        if snapshot := self.read():
+            yield from map(_observation, snapshot.held)
+
+    def _wait_time(self, _: CallbackOptions) -> Iterable[Observation]:
         snapshot = self.read()
-        for thread, function, seconds in snapshot.held if snapshot else ():
-            yield Observation(seconds, {THREAD: thread, FUNCTION: function} if function else {THREAD: thread})
+        if snapshot is None or snapshot.wait_time is None:
+            return
+        if snapshot.waited or snapshot.held:
+            yield from map(_observation, snapshot.waited)
+        else:
+            yield Observation(snapshot.wait_time)  # how many waited is known, but not who
 
     def _what(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         """The callback that gives one number of the snapshot, where it is known."""
@@ -211,3 +225,8 @@ class GilMetrics:
             return [] if value is None else [Observation(value)]
 
         return callback
+
+
+def _observation(time: ThreadTime) -> Observation:
+    attributes = {THREAD: time.thread, FUNCTION: time.function}
+    return Observation(time.seconds, {name: value for name, value in attributes.items() if value})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import marshal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
-class Held(NamedTuple):
-    """For how long a function of a thread has held the GIL.
+class ThreadTime(NamedTuple):
+    """For how long a function of a thread has held the GIL, or waited for it.
 
     Attributes:
-        thread: its name; `_other` for the rest.
+        thread: its name; `_other` for the rest; empty where it is not known of any.
         function: `code.function.name`; empty where functions are not asked for, `_other` for the rest.
         seconds: so far; never decreases.
     """
@@ -26,7 +25,7 @@ class Stall(NamedTuple):
     Attributes:
         seconds: so far, or in all.
         thread: the holder's name.
-        native_id: the holder's thread id, as the operating system has it.
+        native_id: the holder's thread id, as the operating system has it; 0 where it is not known.
         function: `code.function.name` of the innermost call; empty where it is not known.
         file: its source file; empty where it is not known.
         line: the line that it is at; None where it is not known.
@@ -49,45 +48,37 @@ class Snapshot(NamedTuple):
         contention: share of the last window in which a thread that asked for the GIL had to wait, in [0, 1].
         blocked: seconds since the start in which a thread that asked for the GIL had to wait; never decreases.
         free: the other seconds observed; never decreases.
+        contended: seconds since the start in which at least one thread waited; never decreases.
         waiting: threads that wait for the GIL.
         wait_time: thread-seconds waited so far; never decreases.
         switches: how often the GIL went to another thread; never decreases.
         stalls: holds longer than the threshold so far, one in progress included; never decreases.
         stall: the one in progress; None also where there is none.
-        held: by whom the GIL was held; adds up to `blocked`, but for the last seconds of those that held it little.
+        held: by whom the GIL was held; adds up to `blocked`, but for the last milliseconds of a thread without a name.
+        waited: who waited; adds up to `wait_time` likewise.
     """
 
     contention: float
     blocked: float
     free: float
+    contended: float | None = None
     waiting: int | None = None
     wait_time: float | None = None
     switches: int | None = None
     stalls: int | None = None
     stall: Stall | None = None
-    held: tuple[Held, ...] = ()
+    held: tuple[ThreadTime, ...] = ()
+    waited: tuple[ThreadTime, ...] = ()
 
     def after(self, earlier: Snapshot | None) -> Snapshot:
         """The snapshot with the totals of an earlier one, where the sampler does not know them, but another one did."""
         if earlier is None or self.held:
             return self
         return self._replace(
+            contended=earlier.contended if self.contended is None else self.contended,
             wait_time=earlier.wait_time if self.wait_time is None else self.wait_time,
             switches=earlier.switches if self.switches is None else self.switches,
             stalls=earlier.stalls if self.stalls is None else self.stalls,
             held=earlier.held,
+            waited=self.waited or earlier.waited,
         )
-
-    def dumps(self) -> bytes:
-        """The snapshot as bytes, for another interpreter of this process."""
-        parts: list[Any] = list(self[:-2])
-        parts.append(self.stall and tuple(self.stall))
-        parts.append(list(map(tuple, self.held)))
-        return marshal.dumps(parts)
-
-    @staticmethod
-    def loads(data: bytes) -> Snapshot:
-        """The snapshot that `dumps` made bytes of."""
-        numbers: Any
-        *numbers, stall, held = marshal.loads(data)  # noqa: S302 - it comes from this process
-        return Snapshot(*numbers)._replace(stall=stall and Stall(*stall), held=tuple(Held(*one) for one in held))

@@ -4,15 +4,15 @@ OTEL_PYTHON_GIL_SAMPLER = "OTEL_PYTHON_GIL_SAMPLER"
 """
 .. envvar:: OTEL_PYTHON_GIL_SAMPLER
 
-How the GIL is measured: ``auto``, ``poisson``, ``gilknocker``, ``observer`` or ``none``. Default: ``auto``.
+How the GIL is measured: ``auto``, ``observer``, ``poisson``, ``gilknocker`` or ``none``. Default: ``auto``.
 """
 
 OTEL_PYTHON_GIL_SAMPLING_INTERVAL = "OTEL_PYTHON_GIL_SAMPLING_INTERVAL"
 """
 .. envvar:: OTEL_PYTHON_GIL_SAMPLING_INTERVAL
 
-Mean milliseconds between two samples of ``poisson`` and ``observer``, 1 to 1000; three times as long while
-they all see the same. Default: 20.
+Mean milliseconds between two samples, 1 to 1000; three times as long while they all see the same. Default: 10 for
+``observer``, 20 for ``poisson``.
 """
 
 OTEL_PYTHON_GIL_CONTENTION_WINDOW = "OTEL_PYTHON_GIL_CONTENTION_WINDOW"
@@ -26,8 +26,8 @@ OTEL_PYTHON_GIL_HOLDERS = "OTEL_PYTHON_GIL_HOLDERS"
 """
 .. envvar:: OTEL_PYTHON_GIL_HOLDERS
 
-What the ``observer`` gives ``cpython.gil.held.time`` by: ``function`` (and thread), ``thread``, or ``none`` for no such
-metric. Default: ``function``.
+What the ``observer`` gives ``cpython.gil.held.time`` and ``cpython.gil.wait.time`` by: ``function`` (and thread),
+``thread``, or ``none`` for neither. Default: ``function``.
 """
 
 OTEL_PYTHON_GIL_STALL_THRESHOLD = "OTEL_PYTHON_GIL_STALL_THRESHOLD"
@@ -43,18 +43,4 @@ OTEL_PYTHON_GIL_STALL_STDERR = "OTEL_PYTHON_GIL_STALL_STDERR"
 .. envvar:: OTEL_PYTHON_GIL_STALL_STDERR
 
 ``true`` to have the ``observer`` write a stall, with its stack, to standard error while it lasts. Default: ``false``.
-"""
-
-OTEL_PYTHON_GIL_OBSERVER_PORT = "OTEL_PYTHON_GIL_OBSERVER_PORT"
-"""
-.. envvar:: OTEL_PYTHON_GIL_OBSERVER_PORT
-
-Port on which the ``observer`` serves ``/metrics`` and ``/healthz``, also while the GIL is held. Default: 0, for none.
-"""
-
-OTEL_PYTHON_GIL_OBSERVER_HOST = "OTEL_PYTHON_GIL_OBSERVER_HOST"
-"""
-.. envvar:: OTEL_PYTHON_GIL_OBSERVER_HOST
-
-Name or address of this host on which it does, and nowhere else. Default: ``127.0.0.1``.
 """

@@ -8,11 +8,10 @@ from random import Random
 
 from simulation import HotLoop, Trace
 
-from benchmarks.contestants import INTERVAL
+from benchmarks.contestants import INTERVALS, OURS
 from benchmarks.workloads import CYCLES
+from otel_gil._records.record import ROW, ROWS, STATE, State
 from otel_gil._samplers import estimator
-from otel_gil._observer.tally import Seen, Tally
-from otel_gil._snapshot import Snapshot
 
 HOT = "pure-Python hot loop"
 
@@ -36,27 +35,53 @@ def trace_of(workload: str, seconds: float, seed: int) -> Trace:
     return Trace(takewhile(goes_on, CYCLES[workload](Random(seed))))
 
 
-def observed(holder: Callable[[float], Seen | None], seconds: float, random: Random, interval: float) -> Snapshot:
-    """What the observer says of a GIL whose holder at each moment is known. Threads are called by their numbers."""
-    tally = Tally(0.0, 10.0)
-    tally.name({n: str(n) for n in range(10)})
-    now = 0.0
+Holder = Callable[[float], tuple[int, ...]]
+"""Who has the GIL at a moment, by numbers from 1, and then who waits; empty while it is free."""
+
+WINDOW = 10.0
+
+
+def recorded(holder: Holder, seconds: float, random: Random, interval: float = INTERVALS[OURS]) -> State:
+    """What the recorder says of a GIL whose holder at each moment is known, and in `rows_of` of whom."""
+    return State._make(STATE.unpack_from(_looked(holder, seconds, random, interval)))
+
+
+def rows_of(holder: Holder, seconds: float, random: Random) -> tuple[dict[int, float], dict[int, float]]:
+    """Seconds that each has had the GIL, and has waited, as the recorder says."""
+    data = _looked(holder, seconds, random, INTERVALS[OURS])
+    state = State._make(STATE.unpack_from(data))
+    rows = list(ROW.iter_unpack(data[ROWS:]))
+    held, waited = rows[: state.held_rows], rows[state.held_rows :]
+    assert len(waited) == state.wait_rows
+    return {row[1]: row[6] for row in held}, {row[1]: row[6] for row in waited}
+
+
+def _looked(holder: Holder, seconds: float, random: Random, interval: float) -> bytes:
+    from otel_gil import _recorder
+
+    looks: list[tuple[object, ...]] = []
     units: list[float] = []
-    while now < seconds:
+    last: tuple[object, ...] = ()
+    pace = agreeing = 1
+    due = 0.0
+    while due < seconds:
         units = units or estimator.intervals(random)
-        pace = tally.pace
-        sleep = int(pace * interval * units.pop() * 1e3 + random.random()) / 1e3
-        now += sleep + random.uniform(30e-6, 150e-6)
-        tally.look(now, sleep, pace, holder(now), 0)
-    snapshot = tally.snapshot(0, 0, 0, None)
-    assert snapshot
-    return snapshot
+        now = due + random.uniform(30e-6, 150e-6)
+        who, *others = holder(now) or (0,)
+        drawn_from, seen = pace, (bool(who), bool(others), who)
+        agreeing = agreeing + 1 if seen == last else 1
+        last = seen
+        pace = estimator.SLOW if agreeing >= estimator.AGREEING else 1
+        due = now + pace * interval * units.pop()
+        waiters = [(other, 1, 0) for other in others]
+        looks.append((now, drawn_from, bool(who), len(others), who, 1, 0, due + 0.25, waiters or None))
+    return _recorder.look(looks, WINDOW)
 
 
-def observer(trace: Trace, seconds: float, random: Random) -> float:
-    """The contention that the observer reads."""
-    snapshot = observed(lambda now: (1, "f") if trace.granted(now) > now else None, seconds, random, INTERVAL)
-    return snapshot.blocked / (snapshot.blocked + snapshot.free)
+def recorder(trace: Trace, seconds: float, random: Random) -> float:
+    """The contention that the recorder reads."""
+    state = recorded(lambda now: (1,) if trace.granted(now) > now else (), seconds, random)
+    return state.blocked / (state.blocked + state.free)
 
 
 def _probe(draw: Callable[[Random], float], *, credit: bool = True) -> Estimator:

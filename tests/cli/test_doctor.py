@@ -12,7 +12,7 @@ from marks import with_observer
 
 from otel_gil import _samplers
 from otel_gil._cli import doctor as _doctor
-from otel_gil._samplers import disabled, observer
+from otel_gil._samplers import disabled
 
 COMMAND = [sys.executable, "-c", "import sys; from otel_gil._cli import main; sys.exit(main())", "doctor"]
 
@@ -47,7 +47,7 @@ def test_it_can_measure() -> None:
     assert said["sampler"] == f"{chosen} (auto)"
     assert said[str(chosen)] == "available, taken by auto"
     assert said["OTEL_PYTHON_GIL_SAMPLER"] == "auto (default)"
-    assert said["OTEL_PYTHON_GIL_SAMPLING_INTERVAL"] == "20 ms (default)"
+    assert said["OTEL_PYTHON_GIL_SAMPLING_INTERVAL"] == "the sampler's (default)"
     assert said["OTEL_PYTHON_GIL_CONTENTION_WINDOW"] == "10000 ms (default)"
     assert said["OTEL_METRICS_EXPORTER"] == "prometheus (set)"
     assert said["OTEL_EXPORTER_PROMETHEUS_HOST"] == "localhost (default)"
@@ -67,7 +67,7 @@ def test_unusable_values_are_shown_with_what_is_used_instead() -> None:
     assert done.stderr == ""
     said = values(done.stdout)
     assert said["OTEL_PYTHON_GIL_SAMPLER"].startswith("auto (default), as 'guess' is not one of auto, ")
-    assert said["OTEL_PYTHON_GIL_SAMPLING_INTERVAL"].startswith("20 ms (default), as '0.1' is not a number ")
+    assert said["OTEL_PYTHON_GIL_SAMPLING_INTERVAL"].startswith("the sampler's (default), as '0.1' is not a number ")
     assert said["OTEL_PYTHON_GIL_CONTENTION_WINDOW"] == "2000 ms (set)"
 
 
@@ -113,16 +113,21 @@ def test_no_sampler_available(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_observer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What measures is said, also where that is another one."""
     monkeypatch.setenv("OTEL_PYTHON_GIL_SAMPLER", "observer")
-    monkeypatch.setattr(time, "sleep", lambda _, sleep=time.sleep: sleep(0.5))
     assert dict(_doctor.configuration())["OTEL_PYTHON_GIL_SAMPLER"] == "observer (set)"
     reading, problem = _doctor.measure()
     assert dict(reading)["sampler"] == "observer" and not problem
-    assert ["is unsafe" in record.getMessage() for record in caplog.records] == [True]
-    monkeypatch.setattr(observer, "CodeType", str)
-    monkeypatch.setattr(observer, "_PROOF", 0.3)
+    assert not caplog.records
+    monkeypatch.setitem(_samplers.UNAVAILABLE, "observer", lambda: "the stars are wrong")
+    assert dict(_doctor.samplers())["observer"] == "not available: the stars are wrong"
+    assert dict(_doctor.configuration())["OTEL_PYTHON_GIL_SAMPLER"] == (
+        "auto (default), as 'observer' is not available: the stars are wrong"
+    )
+    chosen, _ = _samplers.choose()
+    assert chosen != "observer"
     reading, problem = _doctor.measure()
-    assert dict(reading)["sampler"].startswith("poisson (auto), as the observer can't be used here") and not problem
-    assert "OTEL_PYTHON_GIL_SAMPLER='observer' can't be used: " in caplog.text
+    assert dict(reading)["sampler"] == f"{chosen} (auto)" and not problem
+    (record,) = caplog.records
+    assert "as the sampler 'observer' can't be used: the stars are wrong" in record.getMessage()
 
 
 def test_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:

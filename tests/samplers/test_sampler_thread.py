@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from marks import with_gilknocker
+from marks import with_gilknocker, with_observer
 
 from otel_gil._samplers.thread import SamplerThread, signals_blocked
 
@@ -24,7 +24,8 @@ def mask() -> set[int]:
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
-def test_a_signal_that_the_application_blocks_later_does_not_end_it(run: Run) -> None:
+@pytest.mark.parametrize("sampler", ["poisson", pytest.param("observer", marks=with_observer)])
+def test_a_signal_that_the_application_blocks_later_does_not_end_it(run: Run, sampler: str) -> None:
     """Not even before the thread has had the GIL for the first time."""
     code = """
 import os, signal, sys, time
@@ -39,7 +40,7 @@ time.sleep(0.2)
 assert signal.sigpending() == {signal.SIGUSR1}
 print("alive")
 """
-    done = run(code, "poisson")
+    done = run(code, sampler)
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 

@@ -7,8 +7,10 @@ from functools import partial
 import pytest
 
 from otel_gil import _samplers
+from otel_gil._samplers import observer
 from otel_gil._samplers.disabled import DisabledGilSampler
 from otel_gil._samplers.gilknocker import GilknockerSampler
+from otel_gil._samplers.observer import ObserverSampler
 from otel_gil._samplers.poisson import PoissonSampler
 
 
@@ -32,8 +34,10 @@ def available(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     ("names", "sampler", "words"),
     [
         (["disabled", "poisson"], DisabledGilSampler, "'disabled' (it is disabled)"),
-        (["poisson", "gilknocker"], PoissonSampler, "'poisson' (not disabled: no disabled here)"),
-        (["gilknocker"], GilknockerSampler, "'gilknocker' (not disabled: no disabled here; not poisson: no poisson"),
+        (["disabled", "observer"], DisabledGilSampler, "'disabled' (it is disabled)"),
+        (["observer", "poisson", "gilknocker"], ObserverSampler, "'observer' (not disabled: no disabled here)"),
+        (["poisson", "gilknocker"], PoissonSampler, "'poisson' (not disabled: no disabled here; not observer: no obs"),
+        (["gilknocker"], GilknockerSampler, "; not observer: no observer here; not poisson: no poisson here)"),
     ],
 )
 def test_auto_takes_the_first_and_says_why(
@@ -41,14 +45,45 @@ def test_auto_takes_the_first_and_says_why(
     sampler: type,
     words: str,
     available: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     available(*names)
+    monkeypatch.setattr(observer, "expected", lambda: False)
     caplog.set_level(logging.INFO)
     assert isinstance(_create("auto"), sampler)
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert words in record.getMessage()
+
+
+@pytest.mark.parametrize(("names", "sampler"), [(["poisson", "gilknocker"], "poisson"), (["gilknocker"], "gilknocker")])
+def test_auto_without_an_observer_where_one_should_be_is_a_warning(
+    names: list[str],
+    sampler: str,
+    available: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    available(*names)
+    monkeypatch.setattr(observer, "expected", lambda: True)
+    _create("auto")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "Who holds the GIL and who waits for it can't be told here, as the sampler 'observer' can't be used: "
+        f"no observer here. Contention is measured with '{sampler}'"
+    )
+
+
+def test_auto_where_the_gil_is_disabled_misses_no_observer(
+    available: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody holds a GIL that is disabled."""
+    available("disabled", "poisson")
+    monkeypatch.setattr(observer, "expected", lambda: True)
+    _create("auto")
+    assert not caplog.records
 
 
 def test_auto_without_any_is_a_warning(available: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
@@ -61,5 +96,6 @@ def test_auto_without_any_is_a_warning(available: Callable[..., None], caplog: p
 
 def test_by_name() -> None:
     assert isinstance(_create("poisson"), PoissonSampler)
+    assert isinstance(_create("observer"), ObserverSampler)
     assert isinstance(_create("gilknocker"), GilknockerSampler)
     assert _create("none") is None

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from otel_gil import _config, _samplers
-from otel_gil._samplers import disabled
+from otel_gil._samplers import disabled, observer
 from otel_gil.version import __version__
 
 if TYPE_CHECKING:
@@ -60,8 +60,18 @@ def interpreter() -> Iterable[tuple[str, str]]:
     yield "Python", f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}"
     yield "build", "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else "with a GIL"
     yield "GIL", "disabled" if disabled.unavailable() is None else "enabled"
+    yield "recorder", recorder()
     yield "switch interval", f"{sys.getswitchinterval() * 1000:g} ms"
     yield "platform", platform.platform()
+
+
+def recorder() -> str:
+    """Whether the extension was built, and has proved that it sees this interpreter; if not, why."""
+    if not observer.built():
+        return "not built"
+    if observer.unavailable():
+        return "built, but can't be used: see the sampler 'observer'"
+    return "built, and sees who holds the GIL"
 
 
 def samplers() -> Iterable[tuple[str, str]]:
@@ -124,13 +134,13 @@ def measure() -> tuple[list[tuple[str, str]], str | None]:
         waits.extend(more)
         recorded.set()
 
-    created = _samplers.create(sampler, interval / 1000, window / 1000, record)
+    created = _samplers.create(sampler, interval and interval / 1000, window / 1000, record)
     if created is None:
         reasons = _samplers.choose()[1]
         return [], "no sampler is available; " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     created.start()
     try:
-        time.sleep(max(1.0, 8 * interval / 1000))  # samples are taken at random: a first one must be sure
+        time.sleep(max(1.0, 8 * (interval or 0.0) / 1000))  # samples are taken at random: a first one must be sure
         recorded.wait(1.0)  # waits come in batches, every 1.5 s or earlier
         snapshot = created.read()
     finally:
@@ -138,8 +148,6 @@ def measure() -> tuple[list[tuple[str, str]], str | None]:
     if snapshot is None:
         return [], f"the sampler '{sampler}' gave no reading; set {_config.SAMPLER.variable} to another"
     used = f"{_samplers.choose()[0]} (auto)" if sampler == "auto" else sampler
-    if sampler == "observer" and created.forkable:  # which the observer is not, but what goes on for it
-        used = f"{_samplers.choose()[0]} (auto), as the observer can't be used here, see the warning"
     return [
         ("sampler", used),
         ("observed", f"{snapshot.blocked + snapshot.free:.2f} s of this process, which was idle"),
@@ -177,6 +185,8 @@ def _default_exporter() -> str:
 
 
 def _words(value: Any) -> str:
+    if value is None:
+        return "the sampler's"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g} ms" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """`otel-gil top`: runs a program, and shows live who holds its GIL.
 
-The program runs under `opentelemetry-instrument`, with the observer, whose endpoint is read once in an interval. What
-is drawn is computed by pure functions: two scrapes and the size of the terminal in, lines out.
+The program runs under `opentelemetry-instrument`, with the observer, whose record is read once in an interval. What is
+drawn is computed by pure functions: two readings and the size of the terminal in, lines out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from otel_gil._children import running_python
-from otel_gil._cli.instrumented import HOST, fetch, free_port, instrument, samples
+from otel_gil._cli.instrumented import instrument
+from otel_gil._records import files
+from otel_gil._records.record import RecordReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from otel_gil._records.files import RecordFile
+    from otel_gil._snapshot import Snapshot
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 """To the alternate screen, without the cursor, and without wrapping, as not each character is one column wide."""
@@ -49,8 +54,6 @@ _NAMED = 8
 _START_TIMEOUT = 10.0
 """Seconds after which it is said why there may be no observer."""
 
-_FETCH_TIMEOUT = 2.0
-
 _GRACE = 5.0
 """Seconds that the program has to end after Ctrl-C."""
 
@@ -66,8 +69,8 @@ _KEPT = 0x4000000
 """Bytes of the program's output, at the most: a server may run, and write, for days."""
 
 
-class Scrape(NamedTuple):
-    """What the observer says, so far or, of counters, from one scrape to another.
+class Reading(NamedTuple):
+    """What the record says, so far or, of counters, from one reading to another.
 
     Attributes:
         blocked, free: seconds.
@@ -105,37 +108,26 @@ class Line(NamedTuple):
     style: str = ""
 
 
-START = Scrape(0.0, 0.0, None, 0.0, 0.0, 0.0, ("", ""), {})
+START = Reading(0.0, 0.0, None, 0.0, 0.0, 0.0, ("", ""), {})
 """When the program was started."""
 
 
-def parse(text: str) -> Scrape | None:
-    """Read what the observer serves; None where it is not the observer that does."""
-    values: dict[str, float] = {}
-    held: dict[tuple[str, str], float] = {}
-    holder = ("", "")
-    for name, labels, value in samples(text):
-        who = (labels.get("thread_name", ""), labels.get("code_function_name", ""))
-        if name == "cpython_gil_held_time_seconds_total":
-            held[who] = value
-        else:
-            values[labels.get("cpython_gil_state", name)] = value
-            holder = who if name == "cpython_gil_stall_seconds" else holder
-    if not {"blocked", "free"} <= values.keys():
-        return None
-    return Scrape(
-        values["blocked"],
-        values["free"],
-        values.get("cpython_gil_waiting"),
-        values.get("cpython_gil_switches_total"),
-        values.get("cpython_gil_stalls_total", 0.0),
-        values.get("cpython_gil_stall_seconds", 0.0),
-        holder,
-        held,
+def reading_of(snapshot: Snapshot) -> Reading:
+    """A snapshot as it is shown."""
+    stall = snapshot.stall
+    return Reading(
+        snapshot.blocked,
+        snapshot.free,
+        snapshot.waiting,
+        snapshot.switches,
+        snapshot.stalls or 0,
+        stall.seconds if stall else 0.0,
+        (stall.thread, stall.function) if stall else ("", ""),
+        {(time.thread, time.function): time.seconds for time in snapshot.held},
     )
 
 
-def since(before: Scrape, after: Scrape) -> Scrape:
+def since(before: Reading, after: Reading) -> Reading:
     """The counters of `after` without those of `before`; all of them where the program has started itself anew."""
     if after.blocked + after.free < before.blocked + before.free:
         before = START
@@ -147,23 +139,23 @@ def since(before: Scrape, after: Scrape) -> Scrape:
     )
 
 
-def rows(before: Scrape, after: Scrape) -> list[Row]:
-    """Who held the GIL between two scrapes, and before, the greatest share first."""
+def rows(before: Reading, after: Reading) -> list[Row]:
+    """Who held the GIL between two readings, and before, the greatest share first."""
     spent = since(before, after)
     observed = spent.blocked + spent.free
     found = [Row(spent.held[holder] / (observed or 1.0), seconds, *holder) for holder, seconds in after.held.items()]
     return sorted(found, reverse=True)
 
 
-def stall(scrape: Scrape) -> str:
+def stall(reading: Reading) -> str:
     """The hold in progress, in words; empty where there is none."""
-    if not scrape.stall:
+    if not reading.stall:
         return ""
-    thread, function = map(clean, scrape.holder)
-    return f"GIL held for {scrape.stall:.1f} s by {thread}" + (f" in {function}" if function else "")
+    thread, function = map(clean, reading.holder)
+    return f"GIL held for {reading.stall:.1f} s by {thread}" + (f" in {function}" if function else "")
 
 
-def status(before: Scrape, after: Scrape, columns: int) -> list[str]:
+def status(before: Reading, after: Reading, columns: int) -> list[str]:
     """Contention with a bar, and the numbers beside it."""
     spent = since(before, after)
     observed = spent.blocked + spent.free
@@ -192,11 +184,11 @@ def table(found: Sequence[Row], columns: int) -> list[str]:
     return [line(*_TABLE, "THREAD", "FUNCTION"), *(line(*row) for row in cells)]
 
 
-def body(before: Scrape, after: Scrape, notice: str, columns: int, children: Sequence[int] = ()) -> list[Line]:
+def body(before: Reading, after: Reading, notice: str, columns: int, children: Sequence[int] = ()) -> list[Line]:
     """What there is to say of an interval.
 
     Args:
-        before: the scrape that it began with.
+        before: the reading that it began with.
         after: the one that it ended with.
         notice: is shown in place of a hold in progress, if not empty.
         columns: the terminal's.
@@ -285,11 +277,10 @@ def run(command: Sequence[str], interval: float) -> int:
     with _handled(ask, signal.SIGINT, signal.SIGTERM), tempfile.TemporaryFile() as output:
         # What is cut off at its beginning is to be written on at its end.
         fcntl.fcntl(output, fcntl.F_SETFL, os.O_APPEND)
-        port = free_port()
-        process = subprocess.Popen(instrument(command), env=_environment(port), stdout=output, stderr=output)  # noqa: S603
+        process = subprocess.Popen(instrument(command), env=_environment(), stdout=output, stderr=output)  # noqa: S603
         begun = time.monotonic()
         try:
-            readings = _readings(process, f"http://{HOST}:{port}/metrics", interval, asked)
+            readings = _readings(process, interval, asked)
             last, children = _show(readings, " ".join(command), process.pid, output, asked)
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             size = shutil.get_terminal_size()
@@ -310,49 +301,69 @@ def run(command: Sequence[str], interval: float) -> int:
         return code
 
 
-def _environment(port: int) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     return os.environ | {
         "OTEL_PYTHON_GIL_SAMPLER": "observer",
-        "OTEL_PYTHON_GIL_OBSERVER_HOST": HOST,
-        "OTEL_PYTHON_GIL_OBSERVER_PORT": str(port),
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
     }
 
 
-def _readings(
-    process: subprocess.Popen[bytes], url: str, interval: float, asked: Sequence[float]
-) -> Iterator[Scrape | None]:
-    """A scrape in each interval, until the program has ended; None where there is no answer. The first comes early."""
+def _readings(process: subprocess.Popen[bytes], interval: float, asked: Sequence[float]) -> Iterator[Reading | None]:
+    """A reading in each interval, until the program has ended; None where there is none. The first comes early."""
     pause, due = min(interval, _POLL), 0.0
-    while True:
-        scrape = None
-        with suppress(OSError):
-            scrape = parse(fetch(url, _FETCH_TIMEOUT))
-        if scrape:
+    record: RecordFile | None = None
+    ended = False
+    while not ended:
+        if (record is None or not record.alive) and (fresh := _find(process.pid)):
+            if record:  # the program has started itself anew
+                record.close()
+            record = fresh
+            reader = RecordReader(record, record.head.window, record.paths, time.monotonic())
+        found = None
+        if record:
+            with suppress(OSError):
+                found = reader.read(time.monotonic())
+        if found:
             pause = interval
-        if scrape or time.monotonic() >= due:
-            yield scrape
+        if found or time.monotonic() >= due:
+            yield reading_of(found) if found else None
             due = time.monotonic() + interval
-        if _ended(process, pause, asked):
-            return
+        ended = _ended(process, pause, asked)
+    if record:
+        # What it knew in the end, also where its file is removed.
+        with suppress(OSError):
+            if found := reader.read(0.0):
+                yield reading_of(found)
+        record.close()
+
+
+def _find(pid: int) -> RecordFile | None:
+    """The record of a process; None where it has none."""
+    mine = None
+    for record in files.records():
+        if record.head.pid == pid and mine is None:
+            mine = record
+        else:
+            record.close()
+    return mine
 
 
 def _show(
-    readings: Iterator[Scrape | None], command: str, pid: int, output: IO[bytes], asked: Sequence[float]
-) -> tuple[Scrape | None, list[int]]:
+    readings: Iterator[Reading | None], command: str, pid: int, output: IO[bytes], asked: Sequence[float]
+) -> tuple[Reading | None, list[int]]:
     """Show the readings as they come, and return the last, and the last child processes that run Python."""
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     before, after = START, None
     children: list[int] = []
     begun = time.monotonic()
     with _full_screen() if terminal else nullcontext():
-        for scrape in readings:
+        for reading in readings:
             size = shutil.get_terminal_size()
-            if scrape:
-                before, after = after or START, scrape
-            notice = "" if scrape else "the observer does not answer; this is what it said last"
+            if reading:
+                before, after = after or START, reading
+            notice = "" if reading else "the observer does not answer; this is what it said last"
             if asked:
                 notice = "waiting for the program to end; Ctrl-C kills it"
             children = running_python(pid) or children

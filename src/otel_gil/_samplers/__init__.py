@@ -9,6 +9,7 @@ from otel_gil._samplers import disabled, gilknocker, observer, poisson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextvars import Context
 
     from otel_gil._snapshot import Snapshot, Stall
 
@@ -38,13 +39,13 @@ class Sampler(Protocol):
 
 UNAVAILABLE: dict[str, Callable[[], str | None]] = {
     "disabled": disabled.unavailable,
+    "observer": observer.unavailable,
     "poisson": poisson.unavailable,
     "gilknocker": gilknocker.unavailable,
-    "observer": observer.unavailable,
 }
 """Says of each sampler why it can't be used here."""
 
-_AUTO = ("disabled", "poisson", "gilknocker")
+_AUTO = ("disabled", "observer", "poisson", "gilknocker")
 """`auto` takes the first that can be used."""
 
 
@@ -61,25 +62,26 @@ def choose() -> tuple[str | None, dict[str, str]]:
 
 def create(  # noqa: PLR0913, PLR0917 - what there is to configure
     name: str,
-    interval: float,
+    interval: float | None,
     window: float,
     record_waits: Callable[[Iterable[float]], None],
-    report_stall: Callable[[Stall, int], None] = lambda stall, moment: None,  # noqa: ARG005
+    report_stall: Callable[[Stall, int, Context | None], None] = lambda stall, moment, context: None,  # noqa: ARG005
     observing: observer.Observing = observer.Observing(),  # noqa: B008 - it can't be changed
 ) -> Sampler | None:
     """The sampler of that name, not yet started; None where `auto` finds none, or for `none`.
 
     Args:
         name: `auto`, `none`, or one of those in `UNAVAILABLE`, which must be available.
-        interval: mean seconds between two samples.
+        interval: mean seconds between two samples; None for the sampler's default.
         window: seconds that the contention is taken over.
         record_waits: is given the seconds that sampled requests for the GIL had to wait.
-        report_stall: is given each hold that was too long, with the moment of its end in nanoseconds since 1970.
+        report_stall: is given each hold that was too long, with the moment of its end in nanoseconds since 1970, and
+            the context in which its thread ran, None where that is not known.
         observing: what only `observer` can be asked for.
     """
 
     def auto() -> Sampler | None:
-        return create("auto", interval, window, record_waits)
+        return create("auto", interval, window, record_waits, report_stall, observing)
 
     if name == "auto":
         chosen, reasons = choose()
@@ -87,19 +89,22 @@ def create(  # noqa: PLR0913, PLR0917 - what there is to configure
         if chosen is None:
             _logger.warning("The GIL can't be measured here, its metrics are absent (%s)", because)
             return None
-        _logger.info("The GIL is measured with the sampler '%s' (%s)", chosen, because)
+        if "observer" in reasons and observer.expected():
+            _logger.warning(
+                "Who holds the GIL and who waits for it can't be told here, as the sampler 'observer' can't be used: "
+                "%s. Contention is measured with '%s'",
+                reasons["observer"],
+                chosen,
+            )
+        else:
+            _logger.info("The GIL is measured with the sampler '%s' (%s)", chosen, because)
         name = chosen
+    if name == "observer":
+        return observer.ObserverSampler(interval or observer.INTERVAL, window, observing, record_waits, report_stall)
     if name == "poisson":
-        return poisson.PoissonSampler(interval, window, record_waits)
+        return poisson.PoissonSampler(interval or poisson.INTERVAL, window, record_waits)
     if name == "gilknocker":
         return gilknocker.GilknockerSampler(window)
     if name == "disabled":
         return disabled.DisabledGilSampler(auto)
-    if name == "observer":
-        _logger.warning(
-            "The sampler 'observer' is unsafe, and is going to be replaced: where sys._current_frames() is called, as "
-            "profilers, pytest-timeout and thread dumps do, the process aborts when the observer ends; py-spy dump, "
-            "asyncio ps and sys.remote_exec see the observer's interpreter instead of the application's"
-        )
-        return observer.ObserverSampler(interval, window, observing, report_stall, auto)
     return None

@@ -1,7 +1,7 @@
 """The Poisson probe: a thread that asks for the GIL at random moments, and lets the kernel say if it had to wait.
 
-The default on Linux. Standard library only. What the readings mean and why they are right is in
-`otel_gil._samplers.estimator`; this file only sleeps, notes and publishes.
+The default on Linux where there is no recorder. Standard library only. What the readings mean and why they are right
+is in `otel_gil._samplers.estimator`; this file only sleeps, notes and publishes.
 
 What it can't see: a wait shorter than the wake-up of a thread is counted, but not measured. Time in which the
 process is stopped is not observed. Where /proc is not mounted, a hold in progress is counted when it ends.
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 if sys.platform == "linux":
     from resource import RUSAGE_THREAD, getrusage
+
+INTERVAL = 0.02
+"""Mean seconds between two requests, where no other is asked for."""
 
 _sleep = original("time", "sleep")
 _monotonic = original("time", "monotonic")

@@ -69,12 +69,13 @@ class SamplerThread:
 
     Args:
         run: what the thread does, as long as `running` is true.
+        introduce: is given its identifier before it does.
 
     Raises:
         RuntimeError: the thread can't be started.
     """
 
-    def __init__(self, run: Callable[[SamplerThread], None]) -> None:
+    def __init__(self, run: Callable[[SamplerThread], None], introduce: Callable[[int], None] = lambda _: None) -> None:
         # Here, as ctypes takes its time, and not in the thread, as a fork would copy a module that is half imported.
         from otel_gil._samplers.slice import shorten
 
@@ -87,7 +88,7 @@ class SamplerThread:
         self._ended.acquire()
         try:
             with signals_blocked():
-                _start_new_thread(self._main, ())
+                introduce(_start_new_thread(self._main, ()))
         except BaseException:  # also a signal handler's: nobody gets this object, to stop the thread
             self.running = False
             raise

@@ -16,7 +16,6 @@ from wrapt import register_post_import_hook
 
 from otel_gil import _instrumentor
 from otel_gil._instrumentor import GilInstrumentor
-from otel_gil._samplers import observer
 from otel_gil.dask import _system_monitor
 from otel_gil.version import __version__
 
@@ -75,9 +74,7 @@ def _start() -> None:
         GilInstrumentor().instrument(meter_provider=provider)
         _to_undo.callback(GilInstrumentor().uninstrument)
     if found := _instrumentor.measuring():
-        provider, metrics = found
-        if isinstance(metrics.sampler, observer.ObserverSampler):  # which was asked for before distributed was imported
-            metrics.sampler.give_way(observer.DASK)
+        provider, _ = found
         _describe(provider)
         _to_undo.callback(_system_monitor.follow(_instrumentor.read))
 

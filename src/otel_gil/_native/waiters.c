@@ -1,0 +1,196 @@
+/* How many threads wait for the GIL, and which.
+ *
+ * How many: CPython waits in the GIL's condition variable, and glibc counts in it those that do. Which: CPython 3.15
+ * notes in a thread that it has asked; before, the kernel tells of a thread that it waits in a futex of that condition
+ * variable. That takes three system calls a thread, so not each look asks for it: a budget bounds what it costs.
+ */
+#define _GNU_SOURCE 1
+#include "recorder.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__GLIBC__)
+#include <gnu/libc-version.h>
+#include <sys/syscall.h>
+#endif
+
+#define BUDGET 0.001 /* of a core may go into looking who waits */
+#define UNLIKELY_MANY (1 << 20)
+#define CONDITION_SIZE 48
+
+enum { ASKED = 16, SCANNED = 256, TASKS = 64 };
+
+static int count_offset = -1; /* of the count in a condition variable, whose lowest 3 bits are something else */
+static bool count_proven, task_proven;
+static double paid; /* the moment at which what the last looks took is worth it */
+static int turn;
+
+static bool notes_requests(void) { return layout.thread_requests != NONE; }
+
+void waiters_begin(void) {
+    count_proven = task_proven = false;
+    paid = 0;
+#if defined(__GLIBC__)
+    int major = 0, minor = 0;
+    if (sscanf(gnu_get_libc_version(), "%d.%d", &major, &minor) == 2 && major == 2 && minor >= 25) {
+        count_offset = minor >= 41 ? 28 : 36;
+    }
+#endif
+}
+
+static uint32_t count_in(uintptr_t condition) {
+    return __atomic_load_n((uint32_t *)(condition + (uintptr_t)count_offset), __ATOMIC_RELAXED) >> 3;
+}
+
+#if defined(__linux__) && defined(SYS_futex)
+
+/* Whether a thread is in a futex call on this condition variable. */
+static bool waits_in(uint64_t native, uintptr_t condition) {
+    char path[64], text[128];
+    snprintf(path, sizeof path, "/proc/self/task/%llu/syscall", (unsigned long long)native);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        return false;
+    }
+    ssize_t size = read(file, text, sizeof text - 1);
+    close(file);
+    if (size <= 0) {
+        return false; /* "running", or it has gone */
+    }
+    text[size] = 0;
+    long number;
+    unsigned long long address;
+    return sscanf(text, "%ld %llx", &number, &address) == 2 && number == SYS_futex && address >= condition &&
+           address < condition + CONDITION_SIZE;
+}
+
+#else
+
+static bool waits_in(uint64_t native, uintptr_t condition) {
+    (void)native;
+    (void)condition;
+    return false;
+}
+
+#endif
+
+void waiters_prove(const void *condition, uint64_t native, bool waits) {
+    if (!waits) {
+        if (count_in((uintptr_t)condition)) {
+            __atomic_store_n(&count_proven, false, __ATOMIC_RELAXED);
+        }
+        return;
+    }
+    __atomic_store_n(&count_proven, count_offset >= 0 && count_in((uintptr_t)condition) == 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&task_proven, waits_in(native, (uintptr_t)condition), __ATOMIC_RELAXED);
+}
+
+bool waiters_known(void) { return notes_requests() || __atomic_load_n(&task_proven, __ATOMIC_RELAXED); }
+
+/* The threads that have asked, by going through all of them: where the C library does not count. */
+static int count_requests(void) {
+    uintptr_t state;
+    int count = 0;
+    if (!threads_first(&state)) {
+        return -1;
+    }
+    for (int i = 0; state && i < SCANNED; i++) {
+        struct thread thread;
+        if (!thread_read(state, &thread)) {
+            return -1;
+        }
+        count += thread.requests;
+        if (!threads_next(&state)) {
+            return -1;
+        }
+    }
+    return count;
+}
+
+int waiters_count(void) {
+    int count = -1;
+    if (__atomic_load_n(&count_proven, __ATOMIC_RELAXED)) {
+        uint32_t counted = count_in(layout.gil_condition);
+        count = counted < UNLIKELY_MANY ? (int)counted : -1;
+    } else if (notes_requests()) {
+        count = count_requests();
+    }
+    return count > 0 && probe_is_asking() ? count - 1 : count;
+}
+
+static bool waits(const struct known *known) {
+    struct thread thread;
+    if (notes_requests()) {
+        return thread_read(known->state, &thread) && thread.ident == known->ident && thread.requests;
+    }
+    return known->native && waits_in(known->native, layout.gil_condition);
+}
+
+static void tell(struct seen *seen, int slot) {
+    const struct known *known = thread_known(slot);
+    struct running running;
+    uint16_t function = UNKNOWN;
+    if (settings.functions && running_read(known->state, &running) && running.thread.ident == known->ident &&
+        running.frame.code) {
+        function = function_slot(&running.code);
+    }
+    seen->waiter[seen->waiters].name = known->name;
+    seen->waiter[seen->waiters].function = function;
+    seen->waiter[seen->waiters].pending = known->named ? 0 : (uint32_t)slot + 1;
+    seen->waiters++;
+}
+
+/* Make threads known that never were seen to hold the GIL. */
+static void scan(void) {
+    uintptr_t state;
+    bool more = threads_first(&state);
+    for (int i = 0; more && state && i < TASKS; i++) {
+        struct thread thread;
+        if (thread_read(state, &thread) && !probe_is(thread.ident)) {
+            thread_slot(&thread);
+        }
+        more = threads_next(&state);
+    }
+}
+
+static double processor_time(void) {
+    struct timespec used;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+static void ask(struct seen *seen, uintptr_t holder) {
+    int asked = 0;
+    for (int i = 0; i < THREADS && asked < ASKED && seen->waiters < seen->waiting; i++) {
+        int slot = (turn + i) % THREADS;
+        const struct known *known = thread_known(slot);
+        if (!known || known->state == holder || probe_is(known->ident)) {
+            continue;
+        }
+        asked++;
+        if (waits(known)) {
+            tell(seen, slot);
+        }
+    }
+    turn = (turn + 1) % THREADS;
+}
+
+void waiters_look(struct seen *seen, uintptr_t holder) {
+    seen->waiters = -1;
+    if (seen->waiting <= 0 || !waiters_known() || seen->now < paid) {
+        return;
+    }
+    double began = processor_time();
+    seen->waiters = 0;
+    ask(seen, holder);
+    if (!seen->waiters) {
+        scan();
+        ask(seen, holder);
+    }
+    paid = seen->now + (processor_time() - began) / BUDGET;
+}
