@@ -17,7 +17,7 @@
 
 #define LATEST 1e9 /* a moment that does not come */
 
-enum { QUANTILES = 64, ATTEMPTS = 3, STACK = 1 << 18 };
+enum { QUANTILES = 64, ATTEMPTS = 3, PARKED = 2000, STACK = 1 << 18 };
 
 #define UNPUBLISHED 0.01 /* seconds from a fork to the child's file: most children execute another program at once */
 
@@ -33,7 +33,8 @@ static pthread_cond_t recorder_wakes, probe_wakes, has_ended;
 /* Of what the probe notes of itself, beside the GIL; held for a moment only, and nothing is waited for with it. */
 static pthread_mutex_t probing = PTHREAD_MUTEX_INITIALIZER;
 
-static bool stopped, ended = true, probe_wanted, handlers_installed, recorder_sleeps;
+static bool stopped, ended = true, probe_wanted, probe_parked, handlers_installed, recorder_sleeps;
+static int forking; /* threads that do */
 static double begun;
 static uint64_t native_id, random_state;
 
@@ -241,6 +242,7 @@ static void *run(void *nothing) {
 
 /* A thread that gets no signals: those of the application are for its own threads. */
 static bool start_thread(void) {
+    static const int faults[] = {SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
     sigset_t all, before;
     pthread_t thread;
     pthread_attr_t attributes;
@@ -251,6 +253,10 @@ static bool start_thread(void) {
     __atomic_store_n(&ended, false, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&sleeping);
     sigfillset(&all);
+    /* Those of its own faults stay: blocked, they end the process whatever handler there is. */
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        sigdelset(&all, faults[i]);
+    }
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK);
@@ -264,9 +270,39 @@ static bool start_thread(void) {
     return !failed;
 }
 
-static void before_fork(void) { pthread_mutex_lock(&looking); }
+/* Whether the probe has the GIL, or may have it at once. */
+static bool probe_runs(void) {
+    struct gil gil = gil_now();
+    struct thread holder;
+    if (!__atomic_load_n(&probe_ident, __ATOMIC_RELAXED) || __atomic_load_n(&probe_parked, __ATOMIC_RELAXED)) {
+        return false;
+    }
+    return !gil.locked || (thread_read(gil.holder, &holder) && probe_is(holder.ident));
+}
 
-static void after_fork_in_parent(void) { pthread_mutex_unlock(&looking); }
+/* Where a thread forks that has not got the GIL, and nobody calls Python's hooks, as in uWSGI, a GIL that the probe has
+ * would be taken for ever in the child. */
+static void park_probe(void) {
+    pthread_mutex_lock(&sleeping);
+    forking++;
+    pthread_mutex_unlock(&sleeping);
+    for (int i = 0; i < PARKED && probe_runs(); i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    }
+}
+
+static void before_fork(void) {
+    park_probe();
+    pthread_mutex_lock(&looking);
+}
+
+static void after_fork_in_parent(void) {
+    pthread_mutex_unlock(&looking);
+    pthread_mutex_lock(&sleeping);
+    forking--;
+    pthread_cond_broadcast(&probe_wakes);
+    pthread_mutex_unlock(&sleeping);
+}
 
 /* Also where nobody calls Python's hooks: the recorder goes on in the child, with the totals that there are. */
 static void after_fork_in_child(void) {
@@ -278,7 +314,8 @@ static void after_fork_in_child(void) {
     if (ended) {
         return;
     }
-    probe_wanted = asking = false;
+    probe_wanted = probe_parked = asking = false;
+    forking = 0;
     probe_thread = 0;
     probe_ident = 0;
     switches_of_probe = switches_at_probe = 0;
@@ -368,9 +405,11 @@ bool probe_is(uint64_t ident) { return ident == __atomic_load_n(&probe_ident, __
 
 void probe_sleep(double due) {
     pthread_mutex_lock(&sleeping);
-    while (!stopped && !probe_wanted && monotonic() < due) {
-        wait_until(&probe_wakes, due);
+    __atomic_store_n(&probe_parked, true, __ATOMIC_RELAXED);
+    while (forking || (!stopped && !probe_wanted && monotonic() < due)) {
+        wait_until(&probe_wakes, forking ? LATEST : due);
     }
+    __atomic_store_n(&probe_parked, false, __ATOMIC_RELAXED);
     probe_wanted = false;
     pthread_mutex_unlock(&sleeping);
 }
