@@ -119,9 +119,9 @@ def test_instruments_of_the_observer(provider: MeterProvider, reader: InMemoryMe
 @pytest.mark.parametrize(
     ("reading", "held", "waited"),
     [
-        (OBSERVED._replace(held=(), waited=()), None, {(None, None): 4.0}),  # nobody is to be told: only how many
-        (OBSERVED._replace(waited=(ThreadTime("", "", 4.0),)), HELD, {(None, None): 4.0}),
-        (OBSERVED._replace(contended=None, waiting=None, wait_time=None, waited=()), HELD, None),
+        (OBSERVED._replace(held=(), waited=None), None, {(None, None): 4.0}),  # nobody is to be told: only how many
+        (OBSERVED._replace(waited=None), HELD, {(None, None): 4.0}),
+        (OBSERVED._replace(contended=None, waiting=None, wait_time=None, waited=None), HELD, None),
         (OBSERVED._replace(wait_time=0.0, waited=()), HELD, None),  # nobody has waited yet
     ],
     ids=["holders are not asked for", "who it is can't be known", "waiting can't be known", "nobody waited"],

@@ -95,7 +95,7 @@ class GilInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             meter_provider: gets the metrics; default: the global one.
             logger_provider: gets the observer's events of stalls; default: the global one.
             sampler: `auto`, `observer`, `poisson`, `gilknocker` or `none`.
-            sampling_interval: mean milliseconds between two samples, 1 to 1000; thrice as long where all see the same;
+            sampling_interval: mean milliseconds between two samples, 1 to 1000, and more while all see the same;
                 default: the sampler's.
             contention_window: milliseconds over which the contention is taken, 1000 to 3600000.
             holders: what the observer gives the time held and waited by: `none`, `thread` or `function`.

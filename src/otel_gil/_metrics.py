@@ -212,10 +212,10 @@ class GilMetrics:
         snapshot = self.read()
         if snapshot is None or snapshot.wait_time is None:
             return
-        if snapshot.waited or snapshot.held:
-            yield from map(_observation, snapshot.waited)
-        else:
+        if snapshot.waited is None:
             yield Observation(snapshot.wait_time)  # how many waited is known, but not who
+        else:
+            yield from map(_observation, snapshot.waited)
 
     def _what(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         """The callback that gives one number of the snapshot, where it is known."""

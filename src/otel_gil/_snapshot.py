@@ -9,7 +9,7 @@ class ThreadTime(NamedTuple):
     """For how long a function of a thread has held the GIL, or waited for it.
 
     Attributes:
-        thread: its name; `_other` for the rest; empty where it is not known of any.
+        thread: its name; `_other` for the rest.
         function: `code.function.name`; empty where functions are not asked for, `_other` for the rest.
         seconds: so far; never decreases.
     """
@@ -55,7 +55,7 @@ class Snapshot(NamedTuple):
         stalls: holds longer than the threshold so far, one in progress included; never decreases.
         stall: the one in progress; None also where there is none.
         held: by whom the GIL was held; adds up to `blocked`, but for the last milliseconds of a thread without a name.
-        waited: who waited; adds up to `wait_time` likewise.
+        waited: who waited; adds up to `wait_time` likewise. None where that can't be told.
     """
 
     contention: float
@@ -68,7 +68,7 @@ class Snapshot(NamedTuple):
     stalls: int | None = None
     stall: Stall | None = None
     held: tuple[ThreadTime, ...] = ()
-    waited: tuple[ThreadTime, ...] = ()
+    waited: tuple[ThreadTime, ...] | None = None
 
     def after(self, earlier: Snapshot | None) -> Snapshot:
         """The snapshot with the totals of an earlier one, where the sampler does not know them, but another one did."""
@@ -80,5 +80,5 @@ class Snapshot(NamedTuple):
             switches=earlier.switches if self.switches is None else self.switches,
             stalls=earlier.stalls if self.stalls is None else self.stalls,
             held=earlier.held,
-            waited=self.waited or earlier.waited,
+            waited=earlier.waited if self.waited is None else self.waited,
         )

@@ -11,8 +11,8 @@ OTEL_PYTHON_GIL_SAMPLING_INTERVAL = "OTEL_PYTHON_GIL_SAMPLING_INTERVAL"
 """
 .. envvar:: OTEL_PYTHON_GIL_SAMPLING_INTERVAL
 
-Mean milliseconds between two samples, 1 to 1000; three times as long while they all see the same. Default: 10 for
-``observer``, 20 for ``poisson``.
+Mean milliseconds between two samples, 1 to 1000. While they all see the same it is five times as long for ``observer``,
+three times for ``poisson``. Default: 12 for ``observer``, 20 for ``poisson``.
 """
 
 OTEL_PYTHON_GIL_CONTENTION_WINDOW = "OTEL_PYTHON_GIL_CONTENTION_WINDOW"

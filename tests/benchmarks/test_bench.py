@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from marks import with_observer
 from virtual import dask, gilknocker, recorder, trace_of
 
 from benchmarks import attribution, costs, figures, waits
-from benchmarks.__main__ import AT, PARTS, QUICK, SLOW_DOWN, Plan, accuracy, main, run
+from benchmarks.__main__ import AT, PARTS, QUICK, SLOW_DOWN, Plan, accuracy, main, others_cpu, run
 from benchmarks.contestants import (
     AT_INTERVALS,
     CONTESTANTS,
@@ -193,6 +196,16 @@ def test_one_that_can_not_start_measures_nothing(monkeypatch: pytest.MonkeyPatch
             monitor.begin()
     finally:
         monitor.stop()
+
+
+def test_cpu_of_others() -> None:
+    """Not that of children, once they have ended."""
+    code = "import time\nwhile time.process_time() < {}: pass"
+    begin, before = time.perf_counter(), others_cpu()
+    subprocess.run([sys.executable, "-c", code.format(0.5)], check=True)
+    with_child = others_cpu() - before
+    elapsed = time.perf_counter() - begin
+    assert -0.1 < with_child < elapsed * (os.cpu_count() or 1) - 0.4
 
 
 def test_cpu_is_that_of_the_monitor() -> None:

@@ -74,6 +74,7 @@ RESULTS: dict[str, Any] = {
     "machine": {"cpus": 2, "model": "a model", "kernel": "6.1", "architecture": "x86_64"},
     "versions": {"CPython": "3.13.0", "otel-gil": "0.1"},
     "settings": {"monitors": ["otel-gil", "otel-gil poisson", "gilknocker", "Dask", "py-spy"]},
+    "others": 0.012,
     "accuracy": ROWS,
     "attribution": ATTRIBUTION,
     "waits": {"two": {**WAITS["three"], "estimate": WAITS["three"]["truth"]}, "gone": {"problem": "ended with 1"}},

@@ -40,6 +40,9 @@ Holder = Callable[[float], tuple[int, ...]]
 
 WINDOW = 10.0
 
+AGREEING, SLOW = 64, 5
+"""As in sums.c."""
+
 
 def recorded(holder: Holder, seconds: float, random: Random, interval: float = INTERVALS[OURS]) -> State:
     """What the recorder says of a GIL whose holder at each moment is known, and in `rows_of` of whom."""
@@ -71,7 +74,7 @@ def _looked(holder: Holder, seconds: float, random: Random, interval: float) -> 
         drawn_from, seen = pace, (bool(who), bool(others), who)
         agreeing = agreeing + 1 if seen == last else 1
         last = seen
-        pace = estimator.SLOW if agreeing >= estimator.AGREEING else 1
+        pace = SLOW if agreeing >= AGREEING else 1
         due = now + pace * interval * units.pop()
         waiters = [(other, 1, 0) for other in others]
         looks.append((now, drawn_from, bool(who), len(others), who, 1, 0, due + 0.25, waiters or None))

@@ -30,41 +30,39 @@ def get(port: int, path: str) -> str:
         connection.close()
 
 
-def names(exposition: str) -> set[str]:
-    return set(re.findall("^cpython_gil_\\w+", exposition, re.MULTILINE))
-
-
 def test_the_line_is_named() -> None:
-    port, exporter, endpoint = free_port(), free_port(), free_port()
+    port, exporter = free_port(), free_port()
     with running(
         "culprit",
-        "=observer ",
+        "opentelemetry-instrument",
         PORT=str(port),
         OTEL_METRICS_EXPORTER="prometheus",
         OTEL_TRACES_EXPORTER="none",
         OTEL_LOGS_EXPORTER="none",
         OTEL_EXPORTER_PROMETHEUS_PORT=str(exporter),
-        OTEL_PYTHON_GIL_OBSERVER_PORT=str(endpoint),
-        OTEL_PYTHON_GIL_STALL_STDERR="true",
         OTEL_PYTHON_GIL_STALL_THRESHOLD="300",  # on a fast machine it takes less than here
     ) as service:
         wait_for(lambda: answers(port), "it to serve")
         scrape_first(exporter)
+        # The innermost call: what comes after it, if anything, is another stall.
+        call = f'  File "{service.folder}/signup.py", line {LINE}, in sign_up\n'
+        during = r"^otel-gil: the GIL has been held for \d\.\d s by ThreadPoolExecutor .*\n(  File .*\n)*"
         culprit = threading.Thread(target=get, args=(port, f"/?name={NAME}"))
         culprit.start()
         try:
-            # Nothing else in the process runs, but the observer answers.
-            wait_for(lambda: "the GIL has been held for" in get(endpoint, "/healthz"), "the observer to see it")
-            during = get(endpoint, "/metrics")
+            # Nothing else in the process runs, but the observer says it.
+            found = re.compile(during + re.escape(call) + "(?!  )", re.MULTILINE)
+            wait_for(lambda: found.search(service.stderr), "the observer to see it")
+            assert culprit.is_alive(), "it was told when it was over"
         finally:
             culprit.join()
-        assert re.search(r"^cpython_gil_stalls_total [1-9]", during, re.MULTILINE)
-        held = "cpython_gil_held_time_seconds_total{"
-        wait_for(lambda: re.search(held + '.*"signup.sign_up".* [1-9.]', get(endpoint, "/metrics")), "who it was")
-        # The innermost call: what comes after it, if anything, is another stall.
-        call = f'  File "{service.folder}/signup.py", line {LINE}, in sign_up\n'
-        assert re.search(re.escape(call) + "(?!  )", service.stderr)
-        # The endpoint's names are the exporter's. Only the one that tells of a hold in progress is its own.
-        assert names(get(endpoint, "/metrics")) - names(get(exporter, "/metrics")) <= {"cpython_gil_stall_seconds"}
+        line = f"by ThreadPoolExecutor in signup.sign_up (line {LINE} of {service.folder}/signup.py)\n"
+        after = re.compile(r"^The GIL was held for \d+\.\d s " + re.escape(line), re.MULTILINE)
+        wait_for(lambda: after.search(service.stderr), "the warning")
+        exposition = get(exporter, "/metrics")
+        assert re.search(r"^cpython_gil_stalls_total{.*} [1-9]", exposition, re.MULTILINE), exposition
+        held = r"^cpython_gil_held_time_seconds_total{.*\"signup\.sign_up\".*} ([\d.]+)"
+        (seconds,) = re.findall(held, exposition, re.MULTILINE)
+        assert float(seconds) > 0.3
         service.signal(signal.SIGTERM)
         assert_ends(service, -signal.SIGTERM)

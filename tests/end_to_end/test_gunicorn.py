@@ -27,7 +27,6 @@ class Served(NamedTuple):
     stderr: str
     workers: dict[int, list[Times]]
     holds: Counter[int]
-    lag: float  # seconds by which what is exported can be behind
 
 
 def ask(port: int, path: str) -> int:
@@ -40,7 +39,7 @@ def ask(port: int, path: str) -> int:
         connection.close()
 
 
-@pytest.fixture(scope="module", params=["auto", pytest.param("observer", marks=with_observer)])
+@pytest.fixture(scope="module", params=["poisson", pytest.param("observer", marks=with_observer)])
 def served(request: pytest.FixtureRequest) -> Served:
     """Runs two workers, and holds the GIL in them."""
     with receiving() as receiver, applications() as start:
@@ -54,6 +53,7 @@ def served(request: pytest.FixtureRequest) -> Served:
             # Longer than it takes to start: a process that is forked in the middle of an export exports no more.
             OTEL_METRIC_EXPORT_INTERVAL="2000",
             OTEL_PYTHON_GIL_SAMPLER=request.param,
+            OTEL_PYTHON_GIL_STALL_THRESHOLD="60000",  # the observer would warn of those of a second
             XDG_RUNTIME_DIR=".",  # where gunicorn puts its control socket
             **receiver.environment,
         )
@@ -64,8 +64,7 @@ def served(request: pytest.FixtureRequest) -> Served:
         exit_code = gunicorn.wait()
         seconds = time.monotonic() - told
         workers = {pid: times for pid, times in receiver.times().items() if pid != gunicorn.pid}
-        lag = 1.0 if request.param == "observer" else 0.1  # it adds up every .5 s where nobody holds the GIL
-        return Served(exit_code, seconds, gunicorn.stdout, gunicorn.stderr, workers, holds, lag)
+        return Served(exit_code, seconds, gunicorn.stdout, gunicorn.stderr, workers, holds)
 
 
 def test_workers_are_told_apart(served: Served) -> None:
@@ -83,7 +82,7 @@ def test_counters_go_on(served: Served) -> None:
             assert after.free >= before.free
         elapsed = (times[-1].unix_nano - times[0].unix_nano) / 1e9
         observed = sum(times[-1][1:]) - sum(times[0][1:])
-        assert observed == pytest.approx(elapsed, rel=0.1, abs=served.lag)
+        assert observed == pytest.approx(elapsed, rel=0.1, abs=0.1)
 
 
 def test_who_holds_the_gil_shows_it(served: Served) -> None:
@@ -98,5 +97,4 @@ def test_ends_promptly(served: Served) -> None:
 
 def test_says_nothing_but_its_own(served: Served) -> None:
     assert served.stdout == ""
-    said = [line for line in served.stderr.splitlines() if "[INFO]" not in line]
-    assert all(line.startswith("The sampler 'observer' is unsafe") for line in said), said
+    assert [line for line in served.stderr.splitlines() if "[INFO]" not in line] == []

@@ -8,16 +8,31 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from measurements import MEASURED, OBSERVED, OF_WAITERS
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from otel_gil import __version__
 from otel_gil._metrics import WAIT_BOUNDARIES
+from otel_gil._samplers import observer
 
 from .otlp import Receiver, Times, receiving
 from .processes import applications, python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+KINDS = {
+    "cpython.gil.contention": ("gauge", "1"),
+    "cpython.gil.time": ("sum", "s"),
+    "cpython.gil.wait.duration": ("histogram", "s"),
+    "cpython.gil.contended.time": ("sum", "s"),
+    "cpython.gil.held.time": ("sum", "s"),
+    "cpython.gil.wait.time": ("sum", "s"),
+    "cpython.gil.waiting": ("gauge", "{thread}"),
+    "cpython.gil.switches": ("sum", "{switch}"),
+    "cpython.gil.stalls": ("sum", "{stall}"),
+}
+"""What the metrics are, and their units."""
 
 
 class Truth(NamedTuple):
@@ -119,19 +134,25 @@ def test_scope(run: Run) -> None:
 @each_process
 def test_kinds_and_units(run: Run, process: str) -> None:
     metrics = [metric for pid, _, metric in run.receiver.metrics() if pid == run.truth[process].pid]
-    assert {(metric.name, metric.WhichOneof("data"), metric.unit) for metric in metrics} == {
-        ("cpython.gil.contention", "gauge", "1"),
-        ("cpython.gil.time", "sum", "s"),
-        ("cpython.gil.wait.duration", "histogram", "s"),
-    }
+    found = {metric.name: (metric.WhichOneof("data"), metric.unit) for metric in metrics}
+    observed = observer.unavailable() is None
+    expected = MEASURED | (OBSERVED if observed else set())
+    assert expected <= found.keys() <= expected | (OF_WAITERS if observed else set())
+    for name, kind_and_unit in found.items():
+        assert kind_and_unit == KINDS[name]
     assert all(metric.description for metric in metrics)
 
 
 def test_gauge(run: Run) -> None:
-    for _, _, metric in run.receiver.metrics():
+    gauges = [metric for _, _, metric in run.receiver.metrics() if metric.WhichOneof("data") == "gauge"]
+    assert {metric.name for metric in gauges} - OF_WAITERS == {"cpython.gil.contention"}
+    for metric in gauges:
         for point in metric.gauge.data_points:
             assert not point.attributes
-            assert 0 <= point.as_double <= 1
+            if metric.name == "cpython.gil.contention":
+                assert 0 <= point.as_double <= 1
+            else:
+                assert point.as_int >= 0
 
 
 def test_counter_has_both_states_in_every_export(run: Run) -> None:

@@ -71,9 +71,9 @@ def during(observed: Observed, work: Callable[[], object]) -> tuple[Snapshot, Sn
 def seconds(before: Snapshot, after: Snapshot, what: str) -> dict[tuple[str, str], float]:
     """By thread and function, from one reading to the other."""
     found: dict[tuple[str, str], float] = defaultdict(float)
-    for time_ in getattr(after, what):
+    for time_ in getattr(after, what) or ():
         found[time_.thread, time_.function.replace("tests.samplers.", "")] += time_.seconds
-    for time_ in getattr(before, what):
+    for time_ in getattr(before, what) or ():
         found[time_.thread, time_.function.replace("tests.samplers.", "")] -= time_.seconds
     return found
 

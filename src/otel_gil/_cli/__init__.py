@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "top",
         usage="%(prog)s [-h] [--interval SECONDS] [--] PROGRAM [ARGUMENT ...]",
         help=summary,
-        description="Run a program, and show live who holds its GIL. On Linux, CPython 3.13 or later.",
+        description="Run a program, and show live who holds its GIL. On Linux and macOS, CPython 3.10 to 3.15.",
     )
     for_top.add_argument(
         "--interval",

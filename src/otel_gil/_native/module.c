@@ -251,12 +251,15 @@ static PyObject *name(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-/* The context in which a thread runs. With the GIL. */
-static PyObject *context_of(uintptr_t state) {
+/* A copy of the context in which a thread stalled, if that still is as it was; NULL, and no exception, where it is not. */
+static PyObject *context_of(const struct stalled *stalled) {
     PyThreadState *thread = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
     for (; thread; thread = PyThreadState_Next(thread)) {
-        if ((uintptr_t)thread == state) {
-            return Py_XNewRef(thread->context);
+        if ((uintptr_t)thread == stalled->holder && thread->context && (uintptr_t)thread->context == stalled->context &&
+            !memcmp((char *)thread->context + CONTEXT_AT, stalled->values, sizeof stalled->values)) {
+            PyObject *copy = PyContext_Copy(thread->context);
+            PyErr_Clear();
+            return copy;
         }
     }
     return NULL;
@@ -281,8 +284,7 @@ PyDoc_STRVAR(probe_doc,
 
 static PyObject *probe(PyObject *module, PyObject *argument) {
     double due = PyFloat_AsDouble(argument);
-    uintptr_t holder;
-    uint64_t switches, number;
+    struct stalled stalled;
     (void)module;
     if (due == -1 && PyErr_Occurred()) {
         return NULL;
@@ -298,10 +300,9 @@ static PyObject *probe(PyObject *module, PyObject *argument) {
     PyEval_RestoreThread(thread);
     double taken = monotonic();
     probe_has_it();
-    /* Where it is the first to get the GIL after a stall, its holder still is where it was. */
-    if (stall_latest(&holder, &switches, &number) && number != stalled_number &&
-        gil_now().switches == switches + 1) {
-        Py_XSETREF(stalled_context, context_of(holder));
+    uint64_t number = stall_latest(&stalled);
+    if (number && number != stalled_number) {
+        Py_XSETREF(stalled_context, context_of(&stalled));
         stalled_number = number;
     }
     double begin = asked > due ? asked : due;

@@ -244,8 +244,11 @@ void stall_write(void); /* to standard error, what is to be written; not under t
 bool stall_take(struct stall *stall);
 bool stall_uses_name(uint16_t name);
 bool stall_uses_function(uint16_t function);
-/* Whose the latest stall is, in progress or over, and the number of switches before it; false where there was none. */
-bool stall_latest(uintptr_t *holder, uint64_t *switches, uint64_t *number);
+enum { CONTEXT_AT = 16 }; /* in a context of Python's, from which on it is of what is in it */
+struct stalled { /* what tells that a thread still runs in the context in which it stalled */
+    uintptr_t holder, context, values[2];
+};
+uint64_t stall_latest(struct stalled *stalled); /* its number, in progress or over; 0 where there was none */
 
 /* record.c: the record, in memory and as a file. */
 union record {

@@ -27,8 +27,8 @@ static struct stall current;                /* its number 0 where none is in pro
 static struct stall kept[KEPT];             /* that are over, the oldest first */
 static int kept_count;
 static struct {
-    uintptr_t holder;
-    uint64_t switches, number;
+    struct stalled stalled;
+    uint64_t number;
 } latest; /* in progress, or over */
 
 void stall_begin(double seconds, bool writes) {
@@ -96,14 +96,22 @@ static void describe(const struct stall *stall) {
     unwritten = end < sizeof text ? end : sizeof text - 1;
 }
 
+/* The context in which the holder runs, and what is in it. */
+static void note_context(void) {
+    struct stalled stalled = {.holder = holder};
+    if (memory_word(holder + layout.thread_context, &stalled.context) && stalled.context) {
+        memory_read(stalled.context + CONTEXT_AT, stalled.values, sizeof stalled.values);
+    }
+    __atomic_store_n(&latest.number, 0, __ATOMIC_SEQ_CST);
+    latest.stalled = stalled;
+    __atomic_store_n(&latest.number, sums.stalls, __ATOMIC_SEQ_CST);
+}
+
 static void begin_stall(double now, int slot) {
     struct known *known = thread_known(slot);
     sums.stalls++;
     current = (struct stall){.since = since, .seconds = now - since, .number = sums.stalls};
-    __atomic_store_n(&latest.number, 0, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&latest.holder, holder, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&latest.switches, switches, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&latest.number, sums.stalls, __ATOMIC_SEQ_CST);
+    note_context();
     if (known) {
         if (!known->named) {
             thread_name(slot, known->name); /* so that it is the same wherever it is told */
@@ -174,11 +182,10 @@ bool stall_take(struct stall *stall) {
     return true;
 }
 
-bool stall_latest(uintptr_t *by, uint64_t *number_of_switches, uint64_t *number) {
-    *number = __atomic_load_n(&latest.number, __ATOMIC_SEQ_CST);
-    *by = __atomic_load_n(&latest.holder, __ATOMIC_SEQ_CST);
-    *number_of_switches = __atomic_load_n(&latest.switches, __ATOMIC_SEQ_CST);
-    return *number != 0 && *number == __atomic_load_n(&latest.number, __ATOMIC_SEQ_CST);
+uint64_t stall_latest(struct stalled *stalled) {
+    uint64_t number = __atomic_load_n(&latest.number, __ATOMIC_SEQ_CST);
+    *stalled = latest.stalled;
+    return __atomic_load_n(&latest.number, __ATOMIC_SEQ_CST) == number ? number : 0;
 }
 
 static bool uses(const struct stall *stall, uint16_t name, bool is_name) {

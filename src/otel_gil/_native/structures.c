@@ -50,6 +50,7 @@ static void find_sizes(void) {
 
 static const char *check_sizes(void) {
     find_sizes();
+    layout.thread_context = offsetof(PyThreadState, context);
     bool fit = layout.thread_size <= THREAD_SIZE && layout.frame_size <= FRAME_SIZE && layout.code_size <= CODE_SIZE;
     return fit ? NULL : "the interpreter's structures are larger than they should be";
 }

@@ -162,7 +162,7 @@ class RecordReader:
         self._source = source
         self._window = window
         self._paths = paths
-        held, waited = (since.held, since.waited) if since else ((), ())
+        held, waited = (since.held, since.waited or ()) if since else ((), ())
         self._held = _Attribution(held, now, since.blocked if since else 0.0, functions=functions)
         self._waited = _Attribution(waited, now, (since and since.wait_time) or 0.0, functions=functions)
         self._functions_told = functions
@@ -193,7 +193,7 @@ class RecordReader:
         contended = self._not_less(3, state.contended + state.contended_weight * passed)
         rows = list(ROW.iter_unpack(data[ROWS : ROWS + (state.held_rows + state.wait_rows) * ROW.size]))
         held: tuple[ThreadTime, ...] = ()
-        waited: tuple[ThreadTime, ...] = ()
+        waited: tuple[ThreadTime, ...] | None = None
         if state.known & _KNOWS_HOLDERS:
             held = self._held.add(rows[: state.held_rows], passed, blocked, now, self._who)
         if state.known & _KNOWS_WAITERS:

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from contextvars import Context
 
 try:
-    from otel_gil import _recorder
+    import otel_gil._recorder as _recorder  # noqa: PLR0402 - whose error says what is missing
+except ModuleNotFoundError:
+    _missing: str | None = "its extension was not built"
 except ImportError as _error:
-    _missing: str | None = str(_error)
+    _missing = f"its extension can't be loaded ({_error})"
 else:
     _missing = None
 
@@ -76,8 +78,8 @@ def unavailable() -> str | None:
         return f"it needs Linux or macOS, not {sys.platform}"
     if _missing:
         return (
-            f"its extension can't be imported ({_missing}). To build it, install a C compiler and Python's headers "
-            "(Debian: gcc and python3-dev), and install otel-gil again"
+            f"{_missing}. To build it, install a C compiler and Python's headers (Debian: gcc and python3-dev), and "
+            "install otel-gil again"
         )
     return _prove()
 
