@@ -177,6 +177,13 @@ def machine() -> dict[str, Any]:
     return {"cpus": os.cpu_count(), "model": model, "kernel": platform.release(), "architecture": platform.machine()}
 
 
+def others_cpu() -> float:
+    """CPU seconds of all that is not this process, or a child of it that has ended."""
+    _, user, nice, system, _, _, interrupts, soft, *_ = Path("/proc/stat").read_text().splitlines()[0].split()
+    ticks = sum(map(int, (user, nice, system, interrupts, soft)))
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
 def versions() -> dict[str, str]:
     found = {platform.python_implementation(): platform.python_version()}
     for package in _PACKAGES:
@@ -189,7 +196,7 @@ def versions() -> dict[str, str]:
 
 def run(plan: Plan, output: Path) -> int:
     """Measure, write the files, say what became of the targets, and return the exit code."""
-    begin = time.monotonic()
+    begin, others = time.monotonic(), others_cpu()
     if reason := observer.unavailable():
         _progress(f"without {OURS}: {reason}")
         plan = replace(plan, monitors=tuple(name for name in plan.monitors if name not in (OURS, *AT_INTERVALS)))
@@ -205,6 +212,7 @@ def run(plan: Plan, output: Path) -> int:
         "costs": measured_costs(plan),
     }
     results["minutes"] = (time.monotonic() - begin) / 60
+    results["others"] = (others_cpu() - others) / (time.monotonic() - begin)
     verdicts = figures.verdicts(results)
     results["targets"] = [verdict._asdict() for verdict in verdicts]
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -213,6 +221,9 @@ def run(plan: Plan, output: Path) -> int:
         picture.draw(results["accuracy"], plan.monitors, output / "accuracy.svg")
     for verdict in verdicts:
         print(f"{verdict.target:60} {verdict.measured:40} {figures.said(verdict)}")
+    print(
+        f"Other processes took {100 * results['others']:.0f} % of a core: more than a few, and nothing here is exact."
+    )
     print(f"{results['minutes']:.1f} minutes; results.json, results.md and accuracy.svg are in {output}")
     return 1 if any(verdict.met is False for verdict in verdicts) else 0
 

@@ -273,7 +273,8 @@ def markdown(results: dict[str, Any]) -> str:
     conditions = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n".join(
         [
-            f"{machine['cpus']} CPUs ({machine['model']}), Linux {machine['kernel']}; {conditions}; {results['date']}.",
+            f"{machine['cpus']} CPUs ({machine['model']}), Linux {machine['kernel']}; {conditions}; {results['date']}. "
+            f"Other processes took {100 * results['others']:.0f} % of a core.",
             "",
             "## Targets",
             "",

@@ -66,7 +66,7 @@ def succeed(run: Run, code: str, **environ: str) -> str:
 @contextmanager
 def program(code: str, measured: bool) -> Iterator[int]:
     """The process identifier of a program that is ready."""
-    command = [sys.executable, "-c", PRELUDE + ("instrument()\n" if measured else "") + code]
+    command = [sys.executable, "-c", PRELUDE + ("instrument()" if measured else "") + code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
@@ -220,7 +220,7 @@ time.sleep(.1)
 faulthandler.dump_traceback_later(.2, file=sys.stdout)
 time.sleep(.6)
 """
-    without, dump = succeed(run, code), succeed(run, f"instrument()\n{code}")
+    without, dump = succeed(run, code), succeed(run, f"instrument(){code}")
     assert stacks(dump, "(?m)^Thread ") == stacks(without, "(?m)^Thread ")
     assert len(stacks(dump, "(?m)^Thread ")) == 2
     assert len(PROBE.findall(dump)) == 1

@@ -11,7 +11,7 @@ OTEL_PYTHON_GIL_SAMPLING_INTERVAL = "OTEL_PYTHON_GIL_SAMPLING_INTERVAL"
 """
 .. envvar:: OTEL_PYTHON_GIL_SAMPLING_INTERVAL
 
-Mean milliseconds between two samples, 1 to 1000. While they all see the same it is five times as long for ``observer``,
+Mean milliseconds between two samples, 1 to 1000. While they all see the same it is four times as long for ``observer``,
 three times for ``poisson``. Default: 12 for ``observer``, 20 for ``poisson``.
 """
 

@@ -17,7 +17,7 @@ from marks import with_observer
 from virtual import HOT, NAIVE, recorder, rows_of, trace_of
 
 from benchmarks import attribution, figures, waits
-from benchmarks.contestants import OURS, POISSON
+from benchmarks.contestants import INTERVALS, OURS, POISSON
 from benchmarks.figures import SHARE_ERROR, WAIT_ERROR, floor, shares, tolerance
 from benchmarks.play import Play, play
 from otel_gil._samplers import disabled, poisson
@@ -131,6 +131,6 @@ def test_naive_readings_are_those_of_the_peers() -> None:
 
 def test_tolerance() -> None:
     assert tolerance(0.0, 10) == tolerance(1.0, 10) == 0.06
-    assert floor(0.5, 10) == pytest.approx(math.sqrt(0.25 * 0.01 / 10))
+    assert floor(0.5, 10) == pytest.approx(math.sqrt(0.25 * INTERVALS[OURS] / 10))
     assert tolerance(0.5, 10) == pytest.approx(0.06 + 4 * floor(0.5, 10))
     assert tolerance(0.5, 40) < tolerance(0.5, 10) < tolerance(0.5, 10, POISSON)

@@ -14,7 +14,7 @@
 #define FORGOTTEN 1e-6 /* a weight that makes no difference */
 #define STOPPED 0.25   /* seconds that a look can be late on a busy machine: beyond, the process was stopped */
 
-enum { MEMORY = 5, AGREEING = 64, SLOW = 5 }; /* as in estimator.py, in looks that are more frequent */
+enum { MEMORY = 4, AGREEING = 64, SLOW = 4 }; /* as in estimator.py, in looks that are more frequent */
 
 struct table {
     uint32_t used, next_id;

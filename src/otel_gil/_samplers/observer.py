@@ -117,7 +117,7 @@ class ObserverSampler:
     """Starts and stops the recorder and the probe, and reads what they know.
 
     Args:
-        interval: mean seconds between two looks; five times that while they all see the same.
+        interval: mean seconds between two looks; four times that while they all see the same.
         window: seconds that the contention is taken over.
         observing: the rest.
         record_waits: is given, by the probe, the seconds that requests had to wait.
