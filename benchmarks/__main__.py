@@ -1,7 +1,7 @@
 """Measure how right otel-gil and its peers are, and what they cost: `python -m benchmarks`, or `make bench`.
 
-It takes XX minutes, with --quick less than YY, and should have the machine for itself. --slow-down and --intervals
-measure something else, and take ZZ. Written are:
+It takes half an hour or more, with --quick some five minutes, and should have the machine for itself. --slow-down and
+--intervals measure something else. Written are:
 
 results.json   all that was measured, with machine, versions and settings
 results.md     tables of it

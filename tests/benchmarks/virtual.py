@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import takewhile
+from pathlib import Path
 from random import Random
 
 from simulation import HotLoop, Trace
@@ -40,8 +42,8 @@ Holder = Callable[[float], tuple[int, ...]]
 
 WINDOW = 10.0
 
-AGREEING, SLOW = 64, 5
-"""As in sums.c."""
+_SUMS = Path(__file__).parents[2] / "src/otel_gil/_native/sums.c"
+_AGREEING, _SLOW = map(int, re.findall(r"\b(?:AGREEING|SLOW) = (\d+)", _SUMS.read_text()))
 
 
 def recorded(holder: Holder, seconds: float, random: Random, interval: float = INTERVALS[OURS]) -> State:
@@ -74,7 +76,7 @@ def _looked(holder: Holder, seconds: float, random: Random, interval: float) -> 
         drawn_from, seen = pace, (bool(who), bool(others), who)
         agreeing = agreeing + 1 if seen == last else 1
         last = seen
-        pace = SLOW if agreeing >= AGREEING else 1
+        pace = _SLOW if agreeing >= _AGREEING else 1
         due = now + pace * interval * units.pop()
         waiters = [(other, 1, 0) for other in others]
         looks.append((now, drawn_from, bool(who), len(others), who, 1, 0, due + 0.25, waiters or None))

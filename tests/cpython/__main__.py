@@ -38,6 +38,7 @@ FILES = (
         "test_fork1",
     ),
     *("test_threading_local", "test_atexit", "test_weakref", "test_exceptions"),
+    *("test_external_inspection", "test_remote_pdb"),
 )
 SHORT = (
     *("test_threading", "test_signal", "test_faulthandler", "test_threadsignals", "test_thread", "test_fork1"),

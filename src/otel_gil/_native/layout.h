@@ -8,6 +8,7 @@
 struct layout {
     /* Addresses of what stays where it is as long as the interpreter lives. */
     uintptr_t gil_holder, gil_locked, gil_switches, gil_condition;
+    uintptr_t gil_switch_condition; /* in which a thread that gave the GIL waits until another one has it */
     uintptr_t interpreter, code_type;
     uintptr_t main_thread; /* the identifier of the main thread; 0 where that is not told */
     uint32_t interpreter_threads, interpreter_gil; /* the latter 0 where all interpreters share one */

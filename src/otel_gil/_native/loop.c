@@ -76,7 +76,7 @@ static void make_conditions(void) {
     pthread_condattr_destroy(&attributes);
 }
 
-static double random_share(void) { /* in (0, 1) */
+double random_share(void) {
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
     random_state ^= random_state << 17;

@@ -390,7 +390,7 @@ static PyObject *look(PyObject *module, PyObject *arguments) {
     }
     sums_begin(0, window);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(looks); i++) {
-        struct seen seen = {.waiters = -1};
+        struct seen seen = {.waiters = -1, .stands_for = 1};
         int locked;
         if (!PyArg_ParseTuple(PyList_GET_ITEM(looks, i), "ddpiHHIdO", &seen.now, &seen.pace, &locked, &seen.waiting,
                               &seen.name, &seen.function, &seen.pending, &until, &waiters)) {

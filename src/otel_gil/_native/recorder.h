@@ -202,7 +202,8 @@ struct seen {
     int waiting; /* -1 where it is not known */
     uint16_t name, function;
     uint32_t pending;
-    int waiters; /* how many are told below; -1 where nobody looked */
+    int waiters;       /* how many are told below; -1 where nobody looked */
+    double stands_for; /* looks that found somebody waiting */
     struct {
         uint16_t name, function;
         uint32_t pending;
@@ -277,6 +278,7 @@ struct settings {
 };
 extern struct settings settings;
 double monotonic(void);
+double random_share(void); /* in (0, 1) */
 bool loop_start(void);
 bool loop_stop(double seconds); /* false where it has not ended in so many */
 bool loop_running(void);

@@ -9,6 +9,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <pthread.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -172,6 +173,7 @@ const char *layout_find(void) {
         .gil_locked = holder + sizeof(void *),
         .gil_switches = holder + 2 * sizeof(void *),
         .gil_condition = holder + 3 * sizeof(void *),
+        .gil_switch_condition = holder + 3 * sizeof(void *) + sizeof(pthread_cond_t) + sizeof(pthread_mutex_t),
         .interpreter = interpreter,
         .code_type = (uintptr_t)&PyCode_Type,
         .interpreter_threads = (uint32_t)table.interpreter.threads_head,
@@ -228,6 +230,7 @@ const char *layout_find(void) {
     layout.gil_locked = (uintptr_t)&gil->locked;
     layout.gil_switches = (uintptr_t)&gil->switch_number;
     layout.gil_condition = (uintptr_t)&gil->cond;
+    layout.gil_switch_condition = (uintptr_t)&gil->switch_cond;
     layout.interpreter = (uintptr_t)interpreter;
     layout.main_thread = (uintptr_t)&_PyRuntime.main_thread;
     layout.code_type = (uintptr_t)&PyCode_Type;

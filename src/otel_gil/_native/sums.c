@@ -28,8 +28,7 @@ struct state sums;
 static struct table held, waits;
 static double window, resolution, pace_mean = 1;
 static uint64_t agreeing;
-static double unseen;       /* looks that found somebody waiting since it was last told who, */
-static double remembered;   /* and what the last telling still counts */
+static double remembered; /* what was told last of who waits counts as much still */
 static struct {
     bool locked, contended;
     uint16_t name, function;
@@ -50,7 +49,6 @@ void sums_new_process(double now) {
     sums.looks = 0;
     sums.waiting = 0;
     agreeing = 0;
-    unseen = 0;
     remembered = 1;
     pace_mean = 1;
     struct table *tables[] = {&held, &waits};
@@ -167,19 +165,16 @@ static void advance(double now) {
 }
 
 static void look_at_waiters(const struct seen *seen, double gain) {
-    unseen += seen->waiting > 0;
     remembered *= 1 - gain;
     if (seen->waiters <= 0) {
         return;
     }
-    /* Not each look tells who waits. One that does stands for those since the last that did, and each waiter in it for
-     * those that were not found. */
-    double each = gain * unseen * seen->waiting / seen->waiters;
+    /* Each waiter stands for those that were not found as well. */
+    double each = gain * seen->stands_for * seen->waiting / seen->waiters;
     fade(&waits, remembered);
     for (int i = 0; i < seen->waiters; i++) {
         add(&waits, seen->waiter[i].name, seen->waiter[i].function, seen->waiter[i].pending, each);
     }
-    unseen = 0;
     remembered = 1;
 }
 

@@ -1,6 +1,6 @@
 /* How many threads wait for the GIL, and which.
  *
- * How many: CPython waits in the GIL's condition variable, and glibc counts in it those that do. Which: CPython 3.15
+ * How many: CPython waits in the GIL's condition variables, and glibc counts in each those that do. Which: CPython 3.15
  * notes in a thread that it has asked; before, the kernel tells of a thread that it waits in a futex of that condition
  * variable. That takes three system calls a thread, so not each look asks for it: a budget bounds what it costs.
  */
@@ -19,7 +19,10 @@
 #include <sys/syscall.h>
 #endif
 
-#define BUDGET 0.001 /* of a core may go into looking who waits */
+#define BUDGET 0.001      /* of a core may go into looking who waits */
+#define FIRST_COST 30e-6  /* seconds, until it is known */
+#define LEAST 0.01        /* share of the looks that find somebody waiting */
+#define FORGETTING 1.0    /* seconds */
 #define UNLIKELY_MANY (1 << 20)
 #define CONDITION_SIZE 48
 
@@ -27,14 +30,16 @@ enum { ASKED = 16, SCANNED = 256, TASKS = 64 };
 
 static int count_offset = -1; /* of the count in a condition variable, whose lowest 3 bits are something else */
 static bool count_proven, task_proven;
-static double paid; /* the moment at which what the last looks took is worth it */
+static double cost, rate, looked; /* seconds that a look at them takes, times a second that there are any, the last */
 static int turn;
 
 static bool notes_requests(void) { return layout.thread_requests != NONE; }
 
 void waiters_begin(void) {
     count_proven = task_proven = false;
-    paid = 0;
+    cost = FIRST_COST;
+    rate = 0;
+    looked = monotonic();
 #if defined(__GLIBC__)
     int major = 0, minor = 0;
     if (sscanf(gnu_get_libc_version(), "%d.%d", &major, &minor) == 2 && major == 2 && minor >= 25) {
@@ -49,35 +54,42 @@ static uint32_t count_in(uintptr_t condition) {
 
 #if defined(__linux__) && defined(SYS_futex)
 
-/* Whether a thread is in a futex call on this condition variable. */
-static bool waits_in(uint64_t native, uintptr_t condition) {
+/* The address of the futex that a thread waits in; 0 where it does not. */
+static uintptr_t futex_of(uint64_t native) {
     char path[64], text[128];
     snprintf(path, sizeof path, "/proc/self/task/%llu/syscall", (unsigned long long)native);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) {
-        return false;
+        return 0;
     }
     ssize_t size = read(file, text, sizeof text - 1);
     close(file);
     if (size <= 0) {
-        return false; /* "running", or it has gone */
+        return 0; /* it has gone */
     }
     text[size] = 0;
     long number;
     unsigned long long address;
-    return sscanf(text, "%ld %llx", &number, &address) == 2 && number == SYS_futex && address >= condition &&
-           address < condition + CONDITION_SIZE;
+    return sscanf(text, "%ld %llx", &number, &address) == 2 && number == SYS_futex ? (uintptr_t)address : 0;
 }
 
 #else
 
-static bool waits_in(uint64_t native, uintptr_t condition) {
+static uintptr_t futex_of(uint64_t native) {
     (void)native;
-    (void)condition;
-    return false;
+    return 0;
 }
 
 #endif
+
+static bool is_in(uintptr_t futex, uintptr_t condition) {
+    return futex >= condition && futex < condition + CONDITION_SIZE;
+}
+
+static bool waits_in(uint64_t native) {
+    uintptr_t futex = futex_of(native);
+    return is_in(futex, layout.gil_condition) || is_in(futex, layout.gil_switch_condition);
+}
 
 void waiters_prove(const void *condition, uint64_t native, bool waits) {
     if (!waits) {
@@ -87,7 +99,7 @@ void waiters_prove(const void *condition, uint64_t native, bool waits) {
         return;
     }
     __atomic_store_n(&count_proven, count_offset >= 0 && count_in((uintptr_t)condition) == 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&task_proven, waits_in(native, (uintptr_t)condition), __ATOMIC_RELAXED);
+    __atomic_store_n(&task_proven, is_in(futex_of(native), (uintptr_t)condition), __ATOMIC_RELAXED);
 }
 
 bool waiters_known(void) { return notes_requests() || __atomic_load_n(&task_proven, __ATOMIC_RELAXED); }
@@ -115,7 +127,7 @@ static int count_requests(void) {
 int waiters_count(void) {
     int count = -1;
     if (__atomic_load_n(&count_proven, __ATOMIC_RELAXED)) {
-        uint32_t counted = count_in(layout.gil_condition);
+        uint32_t counted = count_in(layout.gil_condition) + count_in(layout.gil_switch_condition);
         count = counted < UNLIKELY_MANY ? (int)counted : -1;
     } else if (notes_requests()) {
         count = count_requests();
@@ -128,7 +140,7 @@ static bool waits(const struct known *known) {
     if (notes_requests()) {
         return thread_read(known->state, &thread) && thread.ident == known->ident && thread.requests;
     }
-    return known->native && waits_in(known->native, layout.gil_condition);
+    return known->native && waits_in(known->native);
 }
 
 static void tell(struct seen *seen, int slot) {
@@ -180,17 +192,32 @@ static void ask(struct seen *seen, uintptr_t holder) {
     turn = (turn + 1) % THREADS;
 }
 
+/* The share of the looks that ask who waits. Whether one does is chance: what it finds then stands for those that did
+ * not, whatever they would have found. */
+static double share_of_looks(double now) {
+    double passed = now - looked;
+    rate = (rate * FORGETTING + 1) / (FORGETTING + passed);
+    looked = now;
+    double share = BUDGET / (rate * cost);
+    return share > 1 ? 1 : share < LEAST ? LEAST : share;
+}
+
 void waiters_look(struct seen *seen, uintptr_t holder) {
     seen->waiters = -1;
-    if (seen->waiting <= 0 || !waiters_known() || seen->now < paid) {
+    if (seen->waiting <= 0 || !waiters_known()) {
+        return;
+    }
+    double share = share_of_looks(seen->now);
+    if (random_share() >= share) {
         return;
     }
     double began = processor_time();
     seen->waiters = 0;
+    seen->stands_for = 1 / share;
     ask(seen, holder);
     if (!seen->waiters) {
         scan();
         ask(seen, holder);
     }
-    paid = seen->now + (processor_time() - began) / BUDGET;
+    cost += (processor_time() - began - cost) / 8;
 }

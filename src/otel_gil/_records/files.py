@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import struct
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,7 +47,7 @@ class Head(NamedTuple):
 
 def parents() -> list[str]:
     """Where the folder of the records is, the first that is fit for it: in memory, or else that of temporary files."""
-    return ["/dev/shm", tempfile.gettempdir()]  # noqa: S108 - the folder in it is checked
+    return ["/dev/shm", os.environ.get("TMPDIR") or "/tmp"]  # noqa: S108 - the folder in it is checked
 
 
 class RecordFile:
