@@ -11,7 +11,7 @@ def start(
     stderr: bool,
     command: str,
     paths: str,
-    folders: list[str],
+    folders: list[bytes],
     totals: tuple[float, float, float, float, int, int],
     /,
 ) -> None: ...

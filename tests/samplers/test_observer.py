@@ -323,6 +323,28 @@ def test_it_proves_itself() -> None:
     assert "functions" in (_recorder.prove("test_it_proves_itself", "another", native) or "")
 
 
+@with_observer
+def test_names_that_are_no_utf_8(run: Run, tmp_path: Path) -> None:
+    """In arguments, in sys.path and of the folder of temporary files."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    Path(folder).mkdir()
+    Path(folder, "spinning.py").write_text(
+        "import time\ndef spin():\n    end = time.time() + 1\n    while time.time() < end: pass\n"
+    )
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from spinning import spin
+from otel_gil._samplers.observer import *
+sampler = ObserverSampler(.01, 10.0, Observing(), lambda waits: None, lambda *_: None)
+sampler.start()
+spin()
+print([time.function for time in sampler.read().held])
+"""
+    done = run(code, folder, TMPDIR=folder)
+    assert (done.stdout, done.stderr) == ("['spinning.spin']\n", "")
+
+
 FORBIDDEN = """
 import ctypes, platform, struct, sys
 numbers = {"x86_64": {"process_vm_readv": 310, "pread64": 17}, "aarch64": {"process_vm_readv": 270, "pread64": 67}}

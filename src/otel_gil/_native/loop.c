@@ -389,8 +389,8 @@ void loop_prove_waiters(void) {
             waiters_prove(&has_ended, native_id, false);
         }
         pthread_mutex_unlock(&sleeping);
-        if (sleeps) {
-            return;
+        if (sleeps && waiters_proven()) {
+            return; /* else it was about to sleep, or to wake */
         }
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }

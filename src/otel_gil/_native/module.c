@@ -100,7 +100,7 @@ static PyObject *start(PyObject *module, PyObject *arguments) {
         return NULL;
     }
     for (count = 0; count < 8 && count < PyList_GET_SIZE(folder_list); count++) {
-        folders[count] = PyUnicode_AsUTF8(PyList_GET_ITEM(folder_list, count));
+        folders[count] = PyBytes_AsString(PyList_GET_ITEM(folder_list, count));
         if (!folders[count]) {
             return NULL;
         }

@@ -224,6 +224,7 @@ extern struct state sums;    /* its rows are apart */
 void waiters_begin(void);
 /* By our own condition variable, in which only that thread sleeps, or nobody does. */
 void waiters_prove(const void *condition, uint64_t native, bool waits);
+bool waiters_proven(void);
 int waiters_count(void); /* -1 where it can't be known */
 bool waiters_known(void);
 void waiters_look(struct seen *seen, uintptr_t holder);

@@ -102,6 +102,10 @@ void waiters_prove(const void *condition, uint64_t native, bool waits) {
     __atomic_store_n(&task_proven, is_in(futex_of(native), (uintptr_t)condition), __ATOMIC_RELAXED);
 }
 
+bool waiters_proven(void) {
+    return __atomic_load_n(&count_proven, __ATOMIC_RELAXED) && __atomic_load_n(&task_proven, __ATOMIC_RELAXED);
+}
+
 bool waiters_known(void) { return notes_requests() || __atomic_load_n(&task_proven, __ATOMIC_RELAXED); }
 
 /* The threads that have asked, by going through all of them: where the C library does not count. */

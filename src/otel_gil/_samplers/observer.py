@@ -148,7 +148,7 @@ class ObserverSampler:
         """Start the recorder, with the totals to go on from. In a forked child it has gone on by itself.
 
         Raises:
-            RuntimeError: a thread can't be started.
+            RuntimeError: a thread can't be started, or the recorder can't be used.
         """
         if not self._pid or not _recorder.running():
             self._start_recorder(since)
@@ -174,6 +174,8 @@ class ObserverSampler:
         return self._reader.read(_monotonic())
 
     def _start_recorder(self, since: Snapshot | None) -> None:
+        if reason := unavailable():
+            raise RuntimeError(reason)
         _recorder.stop()  # another one has left it
         observing = self._observing
         functions = observing.holders == "function"
@@ -186,9 +188,9 @@ class ObserverSampler:
             observing.holders != "none",
             functions,
             observing.stderr,
-            " ".join(getattr(sys, "orig_argv", sys.argv)).replace("\0", ""),
-            "\n".join(_paths()).replace("\0", ""),
-            files.parents(),
+            _as_utf8(" ".join(getattr(sys, "orig_argv", sys.argv))),
+            _as_utf8("\n".join(_paths())),
+            [os.fsencode(folder) for folder in files.parents()],
             (*totals, before.switches or 0, before.stalls or 0),
         )
         self._reader = RecordReader(_OwnRecord, self._window, _paths, _monotonic(), since, functions=functions)
@@ -245,7 +247,12 @@ def _name_threads() -> None:
         name = ""
         if thread is not None and (not native_id or native_id == known):
             name = names.thread(thread.name)[: names.LONGEST]
-        _recorder.name(slot, identifier, known, name.encode(errors="replace").decode())
+        _recorder.name(slot, identifier, known, _as_utf8(name))
+
+
+def _as_utf8(text: str) -> str:
+    """The text without what C can't take: zeros, and bytes of files' names that are no UTF-8."""
+    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def _native_id(identifier: int) -> int:

@@ -70,6 +70,11 @@ class _StandIn:
             self._since = now
         return self._share
 
+    @property
+    def is_running(self) -> bool:
+        """As of gilknocker."""
+        return not self.stopped
+
     def reset_contention_metric(self) -> None:
         """Nothing: what this monitor has read is nobody else's business."""
 
