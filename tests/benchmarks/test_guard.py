@@ -28,7 +28,7 @@ WORKLOADS = ("hold 30 ms, free 30 ms", "hold 1 s, free 50 ms", HOT)
 
 @with_observer
 def test_guard() -> None:
-    """Beside contention, whom it credits, and who waits: four times the target would be far too much."""
+    """Beside contention, whom it credits, and who waits: four times the target, of waits eight times, would be far too much."""
     plays = [Play(OURS, workload, SECONDS / 2, 0) for workload in WORKLOADS]
     _check(plays)
     workload = "JSON parser, hot loop, holds"
@@ -40,7 +40,7 @@ def test_guard() -> None:
     answer = waits.played(workload, 5.0)
     assert "problem" not in answer, answer
     for wait in figures.waits({workload: answer}):
-        assert abs(wait.off) < 4 * WAIT_ERROR, (wait, answer)
+        assert abs(wait.off) < 8 * WAIT_ERROR, (wait, answer)
 
 
 @pytest.mark.skipif(poisson.unavailable() is not None, reason=str(poisson.unavailable()))
