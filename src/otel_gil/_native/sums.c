@@ -39,6 +39,7 @@ void sums_begin(double now, double seconds) {
     held = waits = (struct table){0};
     window = seconds;
     resolution = seconds / PASTS;
+    sums.points = 1; /* from nothing, or from the totals that the caller sets */
     sums_new_process(now);
 }
 
@@ -58,9 +59,6 @@ void sums_new_process(double now) {
             tables[i]->mix[row] = tables[i]->rows[row].weight = 0;
         }
     }
-    sums.points = 1;
-    sums.history[0].blocked = sums.blocked;
-    sums.history[0].free = sums.free;
 }
 
 static void remove_row(struct table *table, uint32_t row) {

@@ -8,7 +8,6 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from zlib import crc32
 
 from otel_gil._records.record import HEAD, MAGIC, SIZE, STATE, STATE_SIZE, STATES, VERSION
 
@@ -155,6 +154,8 @@ def _check_owner(status: os.stat_result, path: str) -> None:
 
 
 def _is_whole(state: bytes) -> bool:
+    from binascii import crc32  # which the application may do without
+
     checksum, length, *_ = STATE.unpack_from(state)
     return bool(STATE.size <= length <= len(state) and checksum == crc32(state[4:length]))
 
