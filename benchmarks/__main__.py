@@ -63,8 +63,8 @@ class Plan:
     slow_down_pairs: int = 10
     latency_seconds: float = 2.5
     latency_pairs: int = 3
-    memory_seconds: float = 11.0
-    memory_runs: int = 1
+    memory_seconds: float = 5.0
+    memory_runs: int = 5
     callback_seconds: float = 11.0
 
 
@@ -79,7 +79,7 @@ QUICK = Plan(
     seconds=10.0,
     attributions=tuple(attribution.WORKLOADS)[:1],
     attribution_seconds=10.0,
-    waits=("four hot loops", "hold 30 ms, free 65 ms, beside a hot loop"),
+    waits=("four hot loops", "hold 30 ms, sleep 60 ms, beside a hot loop"),
     waits_seconds=6.0,
     conditions=("idle", "hold 10 ms, free 10 ms"),
     cpu_seconds=3.0,
@@ -88,7 +88,8 @@ QUICK = Plan(
     slow_down_pairs=4,
     latency_seconds=1.0,
     latency_pairs=2,
-    memory_seconds=2.0,
+    memory_seconds=1.0,
+    memory_runs=3,
     callback_seconds=3.0,
 )
 

@@ -30,7 +30,6 @@ CONDITIONS = (
     "hold 10 ms, free 10 ms",
     "pure-Python hot loop",
     "two hot loops",
-    "thread pool: JSON, zlib, NumPy",
     "asyncio server, handlers of 4 ms",
 )
 """Workloads in which the CPU time of monitors is measured: their threads' alone."""

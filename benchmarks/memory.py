@@ -1,4 +1,4 @@
-"""The memory that otel-gil takes: `python -m benchmarks.memory CONTESTANT SECONDS`.
+"""The memory that otel-gil takes: `python -m benchmarks.memory CONTESTANT SECONDS NAMES`.
 
 A module of its own, as nothing else that the bench imports may be in the process before.
 """
@@ -19,12 +19,22 @@ KINDS = ("Rss", "Anonymous")
 """What is resident: with the pages of files, such as libraries, that processes share, and without."""
 
 
+_NAMES = 2500
+"""More than otel-gil adds."""
+
+
 def grown(contestant: str, seconds: float, runs: int) -> list[dict[str, float]]:
-    """Bytes by which a process grows by otel-gil, by kind: with import, extension, so many seconds, and a reading."""
+    """Bytes by which a process grows by otel-gil, by kind: with import, extension, so many seconds, and a reading.
+
+    Python keeps all names in one table, which grows by half a megabyte at once when it is full, whoever's the next name
+    is. So each run has some more names in it before.
+    """
     command = [sys.executable, "-m", "benchmarks.memory", contestant, str(seconds)]
     return [
-        json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
-        for _ in range(runs)
+        json.loads(
+            subprocess.run([*command, str(n * _NAMES)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+        )
+        for n in range(runs)
     ]
 
 
@@ -43,12 +53,14 @@ def _main() -> None:
     MeterProvider([reader]).get_meter("nothing").create_counter("nothing").add(1)
     reader.get_metrics_data()
     contestant = CONTESTANTS[sys.argv[1]]()
+    names = [sys.intern(f"a name of the application: {n}") for n in range(int(sys.argv[3]))]
     _resident()  # what it takes itself
     before = _resident()
     contestant.start()
     time.sleep(float(sys.argv[2]))
     contestant.begin()
     after = _resident()
+    del names
     sys.stdout.write(json.dumps({kind: after[kind] - before[kind] for kind in KINDS}) + "\n")
 
 

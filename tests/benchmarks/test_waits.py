@@ -14,7 +14,6 @@ from otel_gil._samplers.observer import unavailable
 def test_a_sleep_has_waited_where_it_is_longer_than_others() -> None:
     assert waits.late([0.0011, 0.0010, 0.0011, 0.0311, 0.0012]) == pytest.approx(0.03)
     assert waits.late([0.0011] * 4) == 0
-    assert waits.late([0.0701, 0.0651], 0.0651) == pytest.approx(0.005)
 
 
 def test_holds_beside_a_sleeper(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +37,32 @@ def test_holds_beside_a_sleeper(monkeypatch: pytest.MonkeyPatch) -> None:
     found = waits.holds_beside_sleeper(10.0)
     assert found.seconds == now
     assert found.contended == found.threads["sleeper"] == pytest.approx(now * 29.5 / 35, rel=0.02)
+
+
+def test_holds_beside_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder waits for 5 ms after its sleep, and as long before."""
+    now = 0.0
+
+    def hold(seconds: float) -> tuple[float, float]:
+        nonlocal now
+        now += seconds + 0.005
+        return seconds, 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds + 0.0001 + 0.005
+
+    def together(threads: dict[str, object]) -> float:
+        threads["holder"]()  # type: ignore[operator]
+        return now
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(waits, "hold", hold)
+    monkeypatch.setattr(waits, "together", together)
+    found = waits.holds_beside_loop(10.0)
+    assert found.threads == pytest.approx({"holder": 0.1 * now, "loop": 0.3 * now}, rel=0.01)
+    assert found.contended == pytest.approx(0.4 * now, rel=0.01)
 
 
 def test_together() -> None:
