@@ -103,7 +103,9 @@ def _parse() -> tuple[float, float]:
 
 
 POOL = "ThreadPoolExecutor"
-PARSING = Task("json.decoder.JSONDecoder.raw_decode", _parse)
+_RAW_DECODE = json.JSONDecoder.raw_decode.__code__
+# CPython 3.10 has no qualified names for the recorder.
+PARSING = Task(f"json.decoder.{getattr(_RAW_DECODE, 'co_qualname', _RAW_DECODE.co_name)}", _parse)
 SPINNING = Task("benchmarks.attribution.spin", _spin)
 
 
