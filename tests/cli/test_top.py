@@ -139,6 +139,12 @@ def test_since_a_start_anew() -> None:
     assert since(BEFORE, anew) == anew
 
 
+def test_shares_are_never_above_the_contention() -> None:
+    """Seconds that are told late come on top of those of the interval."""
+    late = AFTER._replace(held={MAIN_THREAD: 6.0 + 1.2, WORKER: 4.0 + 0.4})
+    assert [row.share for row in rows(BEFORE, late)] == pytest.approx([0.6, 0.2])
+
+
 def test_rows_are_sorted_by_share() -> None:
     first, second = rows(BEFORE, AFTER)
     assert (first.share, second.share) == pytest.approx((0.6, 0.2))

@@ -143,7 +143,10 @@ def rows(before: Reading, after: Reading) -> list[Row]:
     """Who held the GIL between two readings, and before, the greatest share first."""
     spent = since(before, after)
     observed = spent.blocked + spent.free
-    found = [Row(spent.held[holder] / (observed or 1.0), seconds, *holder) for holder, seconds in after.held.items()]
+    # Seconds can be told late, such as those of a thread that had no name yet: all shares are at most the contention.
+    told = max(sum(spent.held.values()), spent.blocked)
+    scale = spent.blocked / (observed * told) if observed and told else 0.0
+    found = [Row(spent.held[holder] * scale, seconds, *holder) for holder, seconds in after.held.items()]
     return sorted(found, reverse=True)
 
 
