@@ -165,6 +165,22 @@ def test_a_stall(observed: Observed, hold: Hold, eventually: Eventually) -> None
     assert observed.read().stall is None
 
 
+STALL_AT_THE_END = """
+import ctypes, time
+from otel_gil import GilInstrumentor
+GilInstrumentor().instrument()
+time.sleep(0.3)  # until the probe has begun
+ctypes.PyDLL(None).usleep(1_500_000)
+"""
+
+
+@with_observer
+def test_a_stall_at_the_end_of_the_process(run: Run) -> None:
+    """It is told, though the probe hardly has the time."""
+    done = run(STALL_AT_THE_END)
+    assert done.stderr.startswith("The GIL was held for 1."), done
+
+
 @with_observer
 def test_a_loop_is_no_stall(observed: Observed) -> None:
     """It gives the GIL to whoever asks."""

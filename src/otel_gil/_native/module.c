@@ -321,7 +321,12 @@ static PyObject *take_stall(PyObject *module, PyObject *nothing) {
     struct stall stall;
     (void)module;
     (void)nothing;
+    if (!layout.gil) {
+        Py_RETURN_NONE;
+    }
     take_lock();
+    struct gil gil = gil_now();
+    stall_settle(monotonic(), &gil); /* at the end of a process there may be no look any more */
     bool found = stall_take(&stall);
     loop_unlock();
     if (!found) {

@@ -242,6 +242,7 @@ void stall_begin(double threshold, bool to_stderr);
 void stall_new_process(void);
 /* True where the probe is to ask for the GIL, so that somebody waits, or to fetch a stall that is over. */
 bool stall_follow(double now, const struct gil *gil, int slot, int waiting);
+bool stall_settle(double now, const struct gil *gil); /* whether one has just ended */
 void stall_write(void); /* to standard error, what is to be written; not under the lock */
 bool stall_take(struct stall *stall);
 bool stall_uses_name(uint16_t name);

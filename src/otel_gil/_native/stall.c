@@ -114,7 +114,10 @@ static void begin_stall(double now, int slot) {
     note_context();
     if (known) {
         if (!known->named) {
-            thread_name(slot, known->name); /* so that it is the same wherever it is told */
+            thread_leave_name(slot); /* so that it is the same wherever it is told, and not that of its beginning */
+        }
+        if (!known->named) {
+            thread_name(slot, known->name);
         }
         current.native = known->native;
         current.ident = known->ident;
@@ -149,12 +152,21 @@ static void end_stall(double now) {
     sums.calls = 0;
 }
 
+static bool goes_on(const struct gil *gil) {
+    return gil->locked && held && gil->holder == holder && gil->switches == switches;
+}
+
+bool stall_settle(double now, const struct gil *gil) {
+    if (!current.number || goes_on(gil)) {
+        return false;
+    }
+    end_stall(now);
+    return true;
+}
+
 bool stall_follow(double now, const struct gil *gil, int slot, int waiting) {
-    if (!gil->locked || !held || gil->holder != holder || gil->switches != switches) {
-        bool over = current.number != 0;
-        if (over) {
-            end_stall(now);
-        }
+    if (!goes_on(gil)) {
+        bool over = stall_settle(now, gil);
         held = gil->locked;
         holder = gil->holder;
         switches = gil->switches;

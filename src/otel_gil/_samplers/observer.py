@@ -8,6 +8,7 @@ asks for the GIL at random moments, gives threads their names, and tells of stal
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import sysconfig
@@ -40,12 +41,16 @@ else:
 
 _monotonic = original("time", "monotonic")
 _get_native_id = original("_thread", "get_native_id")
+_allocate_lock = original("_thread", "allocate_lock")
 
 INTERVAL = 0.012
 """Mean seconds between two looks, where no other is asked for."""
 
 _PROBE = 0.2
 """Mean seconds between two requests of the probe."""
+
+_PATIENCE = 1.0
+"""Seconds that another thread may take to tell of a stall."""
 
 NEWEST = (3, 15)
 """The newest CPython whose structures are known."""
@@ -142,6 +147,7 @@ class ObserverSampler:
         self._report = report
         self._pid = 0
         self._probe: SamplerThread | None = None
+        self._telling = _allocate_lock()
         self._reader: RecordReader | None = None
 
     def start(self, since: Snapshot | None = None) -> None:
@@ -152,14 +158,17 @@ class ObserverSampler:
         """
         if not self._pid or not _recorder.running():
             self._start_recorder(since)
+        atexit.register(self._tell_stalls)  # the probe does not live to tell those of the last moment
         self._start_probe()
 
     def stop(self) -> None:
         """Stop the recorder, and remove its record."""
         self._pid = 0
+        atexit.unregister(self._tell_stalls)
         if self._probe:
             self._probe.running = False
         _recorder.stop()
+        self._tell_stalls()
         if self._probe:
             self._probe.stop()
             self._probe = None
@@ -197,6 +206,7 @@ class ObserverSampler:
 
     def _start_probe(self) -> None:
         self._pid = os.getpid()
+        self._telling = _allocate_lock()  # in a forked child nobody may be left to release the parent's
         self._probe = SamplerThread(self._run_probe, _recorder.begin_probe)
 
     def _run_probe(self, thread: SamplerThread) -> None:
@@ -213,6 +223,15 @@ class ObserverSampler:
             self._record_waits(estimator.corrected([wait], _PROBE))
 
     def _tell_stalls(self) -> None:
+        # At the end of the process the probe may be telling one, and is lost with it if nobody waits for it.
+        telling = self._telling  # as another thread may fork meanwhile
+        if telling.acquire(timeout=_PATIENCE):
+            try:
+                self._tell()
+            finally:
+                telling.release()
+
+    def _tell(self) -> None:
         while self._reader and (told := _recorder.take_stall()):
             seconds, moment, native_id, identifier, name, calls, context = told
             function, code, line, stack = self._reader.stack(calls)
