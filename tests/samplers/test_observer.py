@@ -109,7 +109,8 @@ def test_three_loops(holders: str) -> None:
     assert blocked > 1.6
     assert 0.7 * blocked < (after.contended or 0) - (before.contended or 0) <= blocked + 1e-6
     waited = (after.wait_time or 0) - (before.wait_time or 0)
-    assert 1.2 * blocked < waited < 2.5 * blocked
+    # Less than 2 where a thread that is woken to ask again has no core to do it.
+    assert 0.8 * blocked < waited < 2.5 * blocked
     assert (after.switches or 0) - (before.switches or 0) > 50
     held, waits = seconds(before, after, "held"), seconds(before, after, "waited")
     if holders == "none":
@@ -219,6 +220,20 @@ def test_threads_that_live_for_a_moment(observed: Observed) -> None:
     assert held["Thread (spin)", HERE + "spin"] > 0.6 * (after.blocked - before.blocked)
     assert not any(thread.startswith("Thread-") for thread, _ in held)
     assert held["_unknown", HERE + "spin"] == 0
+
+
+@with_observer
+def test_who_waits_is_who_lives(observed: Observed) -> None:
+    """Where threads come and go, most of the waits are theirs, not those of the ones that were at their addresses."""
+    right = total = 0.0
+    for turn in range(10):
+        names = {f"{letter}{turn % 2}" for letter in "abc"}
+        before, after = during(observed, lambda names=names: in_threads(lambda: spin(0.5), *names))  # type: ignore[misc]
+        for (name, _), waited in seconds(before, after, "waited").items():
+            right += waited if name in names else 0.0
+            total += waited
+    assert total > 3.0
+    assert right > 0.6 * total
 
 
 @with_observer

@@ -51,6 +51,7 @@ static bool thread_parse(uintptr_t state, const unsigned char *bytes, struct thr
     if (thread->native && thread->ident == renumbered.ident) {
         thread->native = renumbered.native;
     }
+    thread->id = layout.thread_id == NONE ? 0 : word(bytes, layout.thread_id);
     thread->frame = word(bytes, layout.thread_frame);
     thread->requests = layout.thread_requests != NONE && (uint32_t)word(bytes, layout.thread_requests) != 0;
     return true;

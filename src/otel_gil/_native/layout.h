@@ -15,7 +15,7 @@ struct layout {
     uintptr_t gil;
 
     uint32_t thread_next, thread_interpreter, thread_ident, thread_native, thread_frame, thread_requests, thread_size;
-    uint32_t thread_context;
+    uint32_t thread_id, thread_context;
     uint32_t cframe_frame; /* the thread's frame is that of its cframe, at this offset; NONE where it is its own */
 
     uint32_t frame_code, frame_previous, frame_instruction, frame_owner, frame_size;

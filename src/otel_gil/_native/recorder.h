@@ -133,6 +133,7 @@ struct gil {
 struct thread {
     uintptr_t state;
     uint64_t ident, native; /* the latter 0 where CPython does not note it */
+    uint64_t id;            /* the interpreter's number for it; 0 where that is not known */
     uintptr_t frame;        /* 0 where it runs no Python */
     bool requests;          /* it waits for the GIL; always false where CPython does not note it */
 };
@@ -179,7 +180,7 @@ uint32_t checksum(const void *bytes, size_t size);
 /* threads.c: the threads seen lately, and what they are called. */
 struct known {
     uintptr_t state;
-    uint64_t ident, native;
+    uint64_t ident, native, id;
     uint16_t name;
     bool guessed;  /* by its outermost frames, as far as that can be */
     bool named;    /* for good */
@@ -189,6 +190,7 @@ void threads_begin(void);
 void threads_new_process(uint64_t ident); /* only this thread goes on in it */
 int thread_slot(const struct thread *thread); /* never fails: the one not seen for longest gives way */
 struct known *thread_known(int slot);         /* NULL where there is none */
+bool thread_is(const struct known *known, const struct thread *thread); /* no other one at its address */
 void thread_name(int slot, uint16_t name);
 void thread_leave_name(int slot); /* the provisional one is for good, but for that of a thread that has just begun */
 void thread_forget(int slot);

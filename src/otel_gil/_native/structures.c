@@ -41,10 +41,11 @@ static uint32_t largest(const uint32_t *offsets, int count) {
 
 static void find_sizes(void) {
     const uint32_t thread[] = {layout.thread_next,   layout.thread_interpreter, layout.thread_ident,
-                               layout.thread_native, layout.thread_frame,       layout.thread_requests};
+                               layout.thread_native, layout.thread_frame,       layout.thread_requests,
+                               layout.thread_id};
     const uint32_t frame[] = {layout.frame_code, layout.frame_previous, layout.frame_instruction, layout.frame_owner};
     const uint32_t code[] = {layout.code_filename, layout.code_qualname, layout.code_linetable, layout.code_first_line};
-    layout.thread_size = END_OF(largest(thread, 6), uint64_t);
+    layout.thread_size = END_OF(largest(thread, 7), uint64_t);
     layout.frame_size = END_OF(largest(frame, 4), uint64_t);
     layout.code_size = END_OF(largest(code, 4), uint64_t);
 }
@@ -188,6 +189,7 @@ const char *layout_find(void) {
 #else
         .thread_requests = NONE,
 #endif
+        .thread_id = NONE,
         .cframe_frame = NONE,
         .frame_code = (uint32_t)table.frame.executable,
         .frame_previous = (uint32_t)table.frame.previous,
@@ -261,6 +263,7 @@ const char *layout_find(void) {
     layout.thread_next = offsetof(PyThreadState, next);
     layout.thread_interpreter = offsetof(PyThreadState, interp);
     layout.thread_ident = offsetof(PyThreadState, thread_id);
+    layout.thread_id = offsetof(PyThreadState, id);
     layout.thread_requests = NONE;
     layout.code_filename = offsetof(PyCodeObject, co_filename);
     layout.code_linetable = offsetof(PyCodeObject, co_linetable);

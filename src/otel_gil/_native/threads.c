@@ -91,9 +91,13 @@ static void guess_name(struct known *known, const struct thread *thread) {
     known->name = name[0] ? name_slot(name, strlen(name)) : UNKNOWN;
 }
 
+bool thread_is(const struct known *known, const struct thread *thread) {
+    return known->state == thread->state && known->ident == thread->ident && known->id == thread->id &&
+           (!thread->native || !known->native || known->native == thread->native);
+}
+
 static bool is_known(struct known *known, const struct thread *thread) {
-    if (known->state != thread->state || known->ident != thread->ident ||
-        (thread->native && known->native && known->native != thread->native)) {
+    if (!thread_is(known, thread)) {
         return false;
     }
     known->seen = looks;
@@ -123,6 +127,7 @@ int thread_slot(const struct thread *thread) {
         .state = thread->state,
         .ident = thread->ident,
         .native = thread->native,
+        .id = thread->id,
         .seen = looks,
     };
     guess_name(&threads[oldest], thread);
@@ -142,7 +147,7 @@ void thread_name(int slot, uint16_t name) {
 void thread_leave_name(int slot) {
     struct known *known = &threads[slot];
     struct thread thread;
-    if (!known->guessed && thread_read(known->state, &thread) && thread.ident == known->ident) {
+    if (!known->guessed && thread_read(known->state, &thread) && thread_is(known, &thread)) {
         guess_name(known, &thread);
         if (!known->guessed) {
             return; /* it has just begun */

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE 1
 #include "recorder.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 #define FIRST_COST 30e-6  /* seconds, until it is known */
 #define LEAST 0.01        /* share of the looks that find somebody waiting */
 #define FORGETTING 1.0    /* seconds */
+#define OUTDATED 0.2      /* seconds without anybody that waits */
 #define UNLIKELY_MANY (1 << 20)
 #define CONDITION_SIZE 48
 
@@ -31,6 +33,7 @@ enum { ASKED = 16, SCANNED = 256, TASKS = 64 };
 static int count_offset = -1; /* of the count in a condition variable, whose lowest 3 bits are something else */
 static bool count_proven, task_proven;
 static double cost, rate, looked; /* seconds that a look at them takes, times a second that there are any, the last */
+static double asking;             /* the shares of the looks since the last that asked */
 static int turn;
 
 static bool notes_requests(void) { return layout.thread_requests != NONE; }
@@ -38,7 +41,7 @@ static bool notes_requests(void) { return layout.thread_requests != NONE; }
 void waiters_begin(void) {
     count_proven = task_proven = false;
     cost = FIRST_COST;
-    rate = 0;
+    rate = asking = 0;
     looked = monotonic();
 #if defined(__GLIBC__)
     int major = 0, minor = 0;
@@ -53,6 +56,12 @@ static uint32_t count_in(uintptr_t condition) {
 }
 
 #if defined(__linux__) && defined(SYS_futex)
+
+static bool has_ended(uint64_t native) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/task/%llu", (unsigned long long)native);
+    return access(path, F_OK) != 0 && errno == ENOENT;
+}
 
 /* The address of the futex that a thread waits in; 0 where it does not. */
 static uintptr_t futex_of(uint64_t native) {
@@ -74,6 +83,11 @@ static uintptr_t futex_of(uint64_t native) {
 }
 
 #else
+
+static bool has_ended(uint64_t native) {
+    (void)native;
+    return false;
+}
 
 static uintptr_t futex_of(uint64_t native) {
     (void)native;
@@ -142,7 +156,7 @@ int waiters_count(void) {
 static bool waits(const struct known *known) {
     struct thread thread;
     if (notes_requests()) {
-        return thread_read(known->state, &thread) && thread.ident == known->ident && thread.requests;
+        return thread_read(known->state, &thread) && thread_is(known, &thread) && thread.requests;
     }
     return known->native && waits_in(known->native);
 }
@@ -151,8 +165,8 @@ static void tell(struct seen *seen, int slot) {
     const struct known *known = thread_known(slot);
     struct running running;
     uint16_t function = UNKNOWN;
-    if (settings.functions && running_read(known->state, &running) && running.thread.ident == known->ident &&
-        running.frame.code) {
+    if (settings.functions && running_read(known->state, &running) &&
+        thread_is(known, &running.thread) && running.frame.code) {
         function = function_slot(&running.code);
     }
     seen->waiter[seen->waiters].name = known->name;
@@ -180,28 +194,35 @@ static double processor_time(void) {
     return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
 }
 
+/* By turns, so that each is asked as often as any other. */
 static void ask(struct seen *seen, uintptr_t holder) {
     int asked = 0;
     for (int i = 0; i < THREADS && asked < ASKED && seen->waiters < seen->waiting; i++) {
-        int slot = (turn + i) % THREADS;
+        int slot = turn;
+        turn = (turn + 1) % THREADS;
         const struct known *known = thread_known(slot);
         if (!known || known->state == holder || probe_is(known->ident)) {
             continue;
         }
-        asked++;
         if (waits(known)) {
             tell(seen, slot);
+        } else if (known->native && has_ended(known->native)) {
+            thread_forget(slot);
+            continue;
         }
+        asked++;
     }
-    turn = (turn + 1) % THREADS;
 }
 
-/* The share of the looks that ask who waits. Whether one does is chance: what it finds then stands for those that did
- * not, whatever they would have found. */
+/* The share of the looks that ask who waits: what they find stands for the others, which would have found the like, as
+ * the moments of all of them are random. But where nobody has waited for a while, who did then says nothing of now. */
 static double share_of_looks(double now) {
     double passed = now - looked;
     rate = (rate * FORGETTING + 1) / (FORGETTING + passed);
     looked = now;
+    if (passed > OUTDATED) {
+        return 1;
+    }
     double share = BUDGET / (rate * cost);
     return share > 1 ? 1 : share < LEAST ? LEAST : share;
 }
@@ -212,9 +233,11 @@ void waiters_look(struct seen *seen, uintptr_t holder) {
         return;
     }
     double share = share_of_looks(seen->now);
-    if (random_share() >= share) {
+    asking += share;
+    if (asking < 1) {
         return;
     }
+    asking -= 1;
     double began = processor_time();
     seen->waiters = 0;
     seen->stands_for = 1 / share;
