@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import sysconfig
 import threading
 from contextlib import suppress
 from functools import cache
@@ -75,12 +74,12 @@ def unavailable() -> str | None:
     running = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
     if sys.implementation.name != "cpython" or sys.version_info[:2] > NEWEST:
         return f"it knows CPython 3.10 to {NEWEST[0]}.{NEWEST[1]}, not {running}"
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if sys.platform not in ("linux", "darwin"):
+        return f"it needs Linux or macOS, not {sys.platform}"
+    if "t" in sys.abiflags:  # sysconfig would say it, too, and takes half a megabyte for it
         return "it does not know free-threaded builds"
     if sys.maxsize < 1 << 32:
         return "it does not know 32-bit builds"
-    if sys.platform not in ("linux", "darwin"):
-        return f"it needs Linux or macOS, not {sys.platform}"
     if _missing:
         return (
             f"{_missing}. To build it, install a C compiler and Python's headers (Debian: gcc and python3-dev), and "
