@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -228,7 +229,7 @@ def test_who_waits_is_who_lives(observed: Observed) -> None:
     right = total = 0.0
     for turn in range(10):
         names = {f"{letter}{turn % 2}" for letter in "abc"}
-        before, after = during(observed, lambda names=names: in_threads(lambda: spin(0.5), *names))  # type: ignore[misc]
+        before, after = during(observed, partial(in_threads, partial(spin, 0.5), *names))
         for (name, _), waited in seconds(before, after, "waited").items():
             right += waited if name in names else 0.0
             total += waited

@@ -113,10 +113,8 @@ static void begin_stall(double now, int slot) {
     current = (struct stall){.since = since, .seconds = now - since, .number = sums.stalls};
     note_context();
     if (known) {
-        if (!known->named) {
-            thread_leave_name(slot); /* so that it is the same wherever it is told, and not that of its beginning */
-        }
-        if (!known->named) {
+        if (!known->named) { /* so that it is the same wherever it is told, and not that of its beginning */
+            thread_leave_name(slot);
             thread_name(slot, known->name);
         }
         current.native = known->native;

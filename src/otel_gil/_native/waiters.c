@@ -33,7 +33,7 @@ enum { ASKED = 16, SCANNED = 256, TASKS = 64 };
 static int count_offset = -1; /* of the count in a condition variable, whose lowest 3 bits are something else */
 static bool count_proven, task_proven;
 static double cost, rate, looked; /* seconds that a look at them takes, times a second that there are any, the last */
-static double asking;             /* the shares of the looks since the last that asked */
+static double shares;             /* those of the looks since the last that asked */
 static int turn;
 
 static bool notes_requests(void) { return layout.thread_requests != NONE; }
@@ -41,7 +41,7 @@ static bool notes_requests(void) { return layout.thread_requests != NONE; }
 void waiters_begin(void) {
     count_proven = task_proven = false;
     cost = FIRST_COST;
-    rate = asking = 0;
+    rate = shares = 0;
     looked = monotonic();
 #if defined(__GLIBC__)
     int major = 0, minor = 0;
@@ -64,10 +64,11 @@ static bool has_ended(uint64_t native) {
 }
 
 /* The address of the futex that a thread waits in; 0 where it does not. */
-static uintptr_t futex_of(uint64_t native) {
+static uintptr_t futex_of(uint64_t native, bool *ended) {
     char path[64], text[128];
     snprintf(path, sizeof path, "/proc/self/task/%llu/syscall", (unsigned long long)native);
     int file = open(path, O_RDONLY | O_CLOEXEC);
+    *ended = file < 0 && errno == ENOENT;
     if (file < 0) {
         return 0;
     }
@@ -89,8 +90,9 @@ static bool has_ended(uint64_t native) {
     return false;
 }
 
-static uintptr_t futex_of(uint64_t native) {
+static uintptr_t futex_of(uint64_t native, bool *ended) {
     (void)native;
+    *ended = false;
     return 0;
 }
 
@@ -100,8 +102,8 @@ static bool is_in(uintptr_t futex, uintptr_t condition) {
     return futex >= condition && futex < condition + CONDITION_SIZE;
 }
 
-static bool waits_in(uint64_t native) {
-    uintptr_t futex = futex_of(native);
+static bool waits_in(uint64_t native, bool *ended) {
+    uintptr_t futex = futex_of(native, ended);
     return is_in(futex, layout.gil_condition) || is_in(futex, layout.gil_switch_condition);
 }
 
@@ -112,8 +114,9 @@ void waiters_prove(const void *condition, uint64_t native, bool waits) {
         }
         return;
     }
+    bool ended;
     __atomic_store_n(&count_proven, count_offset >= 0 && count_in((uintptr_t)condition) == 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&task_proven, is_in(futex_of(native), (uintptr_t)condition), __ATOMIC_RELAXED);
+    __atomic_store_n(&task_proven, is_in(futex_of(native, &ended), (uintptr_t)condition), __ATOMIC_RELAXED);
 }
 
 bool waiters_proven(void) {
@@ -153,12 +156,16 @@ int waiters_count(void) {
     return count > 0 && probe_is_asking() ? count - 1 : count;
 }
 
-static bool waits(const struct known *known) {
+/* Whether a thread waits, or has ended. */
+static bool waits(const struct known *known, bool *ended) {
     struct thread thread;
-    if (notes_requests()) {
-        return thread_read(known->state, &thread) && thread_is(known, &thread) && thread.requests;
+    *ended = false;
+    if (!notes_requests()) {
+        return known->native && waits_in(known->native, ended);
     }
-    return known->native && waits_in(known->native);
+    bool does = thread_read(known->state, &thread) && thread_is(known, &thread) && thread.requests;
+    *ended = !does && known->native && has_ended(known->native);
+    return does;
 }
 
 static void tell(struct seen *seen, int slot) {
@@ -204,13 +211,15 @@ static void ask(struct seen *seen, uintptr_t holder) {
         if (!known || known->state == holder || probe_is(known->ident)) {
             continue;
         }
-        if (waits(known)) {
+        bool ended;
+        if (waits(known, &ended)) {
             tell(seen, slot);
-        } else if (known->native && has_ended(known->native)) {
-            thread_forget(slot);
-            continue;
         }
-        asked++;
+        if (ended) {
+            thread_forget(slot);
+        } else {
+            asked++;
+        }
     }
 }
 
@@ -233,11 +242,11 @@ void waiters_look(struct seen *seen, uintptr_t holder) {
         return;
     }
     double share = share_of_looks(seen->now);
-    asking += share;
-    if (asking < 1) {
+    shares += share;
+    if (shares < 1) {
         return;
     }
-    asking -= 1;
+    shares -= 1;
     double began = processor_time();
     seen->waiters = 0;
     seen->stands_for = 1 / share;

@@ -157,7 +157,7 @@ class ObserverSampler:
         """
         if not self._pid or not _recorder.running():
             self._start_recorder(since)
-        atexit.register(self._tell_stalls)  # the probe does not live to tell those of the last moment
+            atexit.register(self._tell_stalls)  # the probe does not live to tell those of the last moment
         self._start_probe()
 
     def stop(self) -> None:
