@@ -62,15 +62,23 @@ def folder(parents: list[str]) -> Path:
 
 
 def found(eventually: Callable[[Callable[[], bool]], None], pid: int) -> files.RecordFile:
+    """The record of a process, which has written a state into it: its head is written a moment before."""
     mine: list[files.RecordFile] = []
 
     def look() -> bool:
         for one in files.records():
-            if one.head.pid == pid and not mine:
+            if one.head.pid == pid and not mine and has_state(one):
                 mine.append(one)
             else:
                 one.close()
         return bool(mine)
+
+    def has_state(one: files.RecordFile) -> bool:
+        try:
+            one.state()
+        except OSError:
+            return False
+        return True
 
     eventually(look)
     return mine[0]
