@@ -7,6 +7,9 @@ Each thread of a workload says for how long it waited, and the workload for how 
 - One that always wants the GIL waits whenever it does not have it.
 - One that sleeps waits for what the sleep takes longer than such a sleep takes without a wait.
 
+Each thread has a core of its own, where there are enough. Else one that has woken can lack a core for some milliseconds
+while another one computes: it would wait for the GIL, and has not asked yet, so that nothing outside can tell.
+
 What that misses: the microseconds in which the GIL is handed over, and, on a machine that has no core for each of the
 threads, the time in which one that has the GIL, or could take it, has no core.
 """
@@ -57,15 +60,27 @@ Player = Callable[[float], Waited]
 """Plays for a number of seconds, or a cycle more."""
 
 
+def _cores() -> list[int]:
+    """Those that this process may run on; none where that can't be known, or a thread can't be bound to one."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
+
 def together(threads: dict[str, Callable[[], None]]) -> float:
     """Run them all, each in a thread of that name; the seconds that it took."""
     ready = threading.Barrier(len(threads) + 1)
+    cores = _cores()
+    bound = len(cores) >= len(threads)
 
-    def run(do: Callable[[], None]) -> None:
+    def run(do: Callable[[], None], core: int) -> None:
+        if sys.platform == "linux" and bound:
+            os.sched_setaffinity(0, {core})
         ready.wait()
         do()
 
-    started = [threading.Thread(target=run, args=(do,), name=name) for name, do in threads.items()]
+    started = [
+        threading.Thread(target=run, args=(do, cores[n] if bound else 0), name=name)
+        for n, (name, do) in enumerate(threads.items())
+    ]
     for thread in started:
         thread.start()
     ready.wait()

@@ -3,6 +3,9 @@
  * How many: CPython waits in the GIL's condition variables, and glibc counts in each those that do. Which: CPython 3.15
  * notes in a thread that it has asked; before, the kernel tells of a thread that it waits in a futex of that condition
  * variable. That takes three system calls a thread, so not each look asks for it: a budget bounds what it costs.
+ *
+ * One that waits wakes every 5 ms, to ask, and may get no core for some milliseconds while others compute. Then it is
+ * counted still, and in no futex, but ready to run. So those that are counted and not found are of those that are ready.
  */
 #define _GNU_SOURCE 1
 #include "recorder.h"
@@ -20,7 +23,7 @@
 #include <sys/syscall.h>
 #endif
 
-#define BUDGET 0.001      /* of a core may go into looking who waits */
+#define BUDGET 0.003      /* of a core may go into looking who waits */
 #define FIRST_COST 30e-6  /* seconds, until it is known */
 #define LEAST 0.01        /* share of the looks that find somebody waiting */
 #define FORGETTING 1.0    /* seconds */
@@ -29,6 +32,8 @@
 #define CONDITION_SIZE 48
 
 enum { ASKED = 16, SCANNED = 256, TASKS = 64 };
+
+enum doing { ELSEWHERE, READY /* to run, or runs */, WAITS, ENDED };
 
 static int count_offset = -1; /* of the count in a condition variable, whose lowest 3 bits are something else */
 static bool count_proven, task_proven;
@@ -64,11 +69,11 @@ static bool has_ended(uint64_t native) {
 }
 
 /* The address of the futex that a thread waits in; 0 where it does not. */
-static uintptr_t futex_of(uint64_t native, bool *ended) {
+static uintptr_t futex_of(uint64_t native, enum doing *doing) {
     char path[64], text[128];
     snprintf(path, sizeof path, "/proc/self/task/%llu/syscall", (unsigned long long)native);
     int file = open(path, O_RDONLY | O_CLOEXEC);
-    *ended = file < 0 && errno == ENOENT;
+    *doing = file < 0 && errno == ENOENT ? ENDED : ELSEWHERE;
     if (file < 0) {
         return 0;
     }
@@ -78,6 +83,9 @@ static uintptr_t futex_of(uint64_t native, bool *ended) {
         return 0; /* it has gone */
     }
     text[size] = 0;
+    if (strncmp(text, "running", 7) == 0) {
+        *doing = READY;
+    }
     long number;
     unsigned long long address;
     return sscanf(text, "%ld %llx", &number, &address) == 2 && number == SYS_futex ? (uintptr_t)address : 0;
@@ -90,9 +98,9 @@ static bool has_ended(uint64_t native) {
     return false;
 }
 
-static uintptr_t futex_of(uint64_t native, bool *ended) {
+static uintptr_t futex_of(uint64_t native, enum doing *doing) {
     (void)native;
-    *ended = false;
+    *doing = ELSEWHERE;
     return 0;
 }
 
@@ -102,9 +110,10 @@ static bool is_in(uintptr_t futex, uintptr_t condition) {
     return futex >= condition && futex < condition + CONDITION_SIZE;
 }
 
-static bool waits_in(uint64_t native, bool *ended) {
-    uintptr_t futex = futex_of(native, ended);
-    return is_in(futex, layout.gil_condition) || is_in(futex, layout.gil_switch_condition);
+static enum doing doing_of(uint64_t native) {
+    enum doing doing;
+    uintptr_t futex = futex_of(native, &doing);
+    return is_in(futex, layout.gil_condition) || is_in(futex, layout.gil_switch_condition) ? WAITS : doing;
 }
 
 void waiters_prove(const void *condition, uint64_t native, bool waits) {
@@ -114,9 +123,9 @@ void waiters_prove(const void *condition, uint64_t native, bool waits) {
         }
         return;
     }
-    bool ended;
+    enum doing doing;
     __atomic_store_n(&count_proven, count_offset >= 0 && count_in((uintptr_t)condition) == 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&task_proven, is_in(futex_of(native, &ended), (uintptr_t)condition), __ATOMIC_RELAXED);
+    __atomic_store_n(&task_proven, is_in(futex_of(native, &doing), (uintptr_t)condition), __ATOMIC_RELAXED);
 }
 
 bool waiters_proven(void) {
@@ -156,16 +165,15 @@ int waiters_count(void) {
     return count > 0 && probe_is_asking() ? count - 1 : count;
 }
 
-/* Whether a thread waits, or has ended. */
-static bool waits(const struct known *known, bool *ended) {
+static enum doing doing_now(const struct known *known) {
     struct thread thread;
-    *ended = false;
     if (!notes_requests()) {
-        return known->native && waits_in(known->native, ended);
+        return known->native ? doing_of(known->native) : ELSEWHERE;
     }
-    bool does = thread_read(known->state, &thread) && thread_is(known, &thread) && thread.requests;
-    *ended = !does && known->native && has_ended(known->native);
-    return does;
+    if (thread_read(known->state, &thread) && thread_is(known, &thread) && thread.requests) {
+        return WAITS;
+    }
+    return known->native && has_ended(known->native) ? ENDED : ELSEWHERE;
 }
 
 static void tell(struct seen *seen, int slot) {
@@ -203,23 +211,31 @@ static double processor_time(void) {
 
 /* By turns, so that each is asked as often as any other. */
 static void ask(struct seen *seen, uintptr_t holder) {
-    int asked = 0;
-    for (int i = 0; i < THREADS && asked < ASKED && seen->waiters < seen->waiting; i++) {
+    int asked = 0, ready[ASKED], count = 0, i = 0;
+    for (; i < THREADS && asked < ASKED && seen->waiters < seen->waiting; i++) {
         int slot = turn;
         turn = (turn + 1) % THREADS;
         const struct known *known = thread_known(slot);
         if (!known || known->state == holder || probe_is(known->ident)) {
             continue;
         }
-        bool ended;
-        if (waits(known, &ended)) {
-            tell(seen, slot);
-        }
-        if (ended) {
+        enum doing doing = doing_now(known);
+        if (doing == ENDED) {
             thread_forget(slot);
-        } else {
-            asked++;
+            continue;
         }
+        asked++;
+        if (doing == WAITS) {
+            tell(seen, slot);
+        } else if (doing == READY) {
+            ready[count++] = slot;
+        }
+    }
+    /* Where all have been asked, and only then, those that are not found can be none but these. */
+    while (i == THREADS && count && seen->waiters < seen->waiting) {
+        int chosen = (int)(random_share() * count);
+        tell(seen, ready[chosen]);
+        ready[chosen] = ready[--count];
     }
 }
 
