@@ -1,8 +1,8 @@
 /* What looks amount to: arithmetic, with no clock of its own.
  *
- * The recorder looks at exponentially distributed moments, which see time averages (PASTA): the share of the looks that
- * find the GIL locked is the share of time in which it is, and so it is with a holder, with the time in which somebody
- * waits, and with the mean number of those that wait. As in otel_gil/_samplers/estimator.py, the time after a look is
+ * The recorder looks at random moments, with times between them that depend on nothing else. Such looks see time
+ * averages: the share of them that find the GIL locked is the share of time in which it is, and so it is with a holder,
+ * with the time in which somebody waits, and with the mean number of those that wait. As in otel_gil/_samplers/estimator.py, the time after a look is
  * apportioned by that look and those before it, of which the latest count most, each being worth the mean of the time
  * that it ended. So nothing is ever taken back, blocked + free is the time observed, and what holders held adds up to
  * what was blocked. The weights are told: whoever reads adds what has passed since.
