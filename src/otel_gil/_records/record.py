@@ -66,6 +66,9 @@ ROW = struct.Struct("=IHHHHIdd")
 ROWS = STATE.size + _POINTS * _HISTORY.size + _CALLS * _CALL.size
 """Where the rows begin in a state."""
 
+_ROW_SECONDS = struct.Struct("=I8xIdd")
+"""Of a row what changes: most don't."""
+
 _NAME = struct.Struct("=IHH248s")
 _FUNCTION = struct.Struct("=IHHiI240s256s")
 
@@ -191,13 +194,14 @@ class RecordReader:
         knows_waiting = bool(state.known & _KNOWS_WAITING)
         wait_time = self._not_less(2, state.waited + state.waited_weight * passed)
         contended = self._not_less(3, state.contended + state.contended_weight * passed)
-        rows = list(ROW.iter_unpack(data[ROWS : ROWS + (state.held_rows + state.wait_rows) * ROW.size]))
+        waiters = ROWS + state.held_rows * ROW.size
         held: tuple[ThreadTime, ...] = ()
         waited: tuple[ThreadTime, ...] | None = None
         if state.known & _KNOWS_HOLDERS:
-            held = self._held.add(rows[: state.held_rows], passed, blocked, now, self._who)
+            held = self._held.add(data[ROWS:waiters], passed, blocked, now, self._who)
         if state.known & _KNOWS_WAITERS:
-            waited = self._waited.add(rows[state.held_rows :], passed, wait_time, now, self._who)
+            rows = data[waiters : waiters + state.wait_rows * ROW.size]
+            waited = self._waited.add(rows, passed, wait_time, now, self._who)
         return Snapshot(
             contention,
             blocked,
@@ -299,7 +303,7 @@ class _Attribution:
 
     def add(
         self,
-        rows: Sequence[tuple[int, int, int, int, int, int, float, float]],
+        rows: bytes,
         passed: float,
         total: float,
         now: float,
@@ -314,19 +318,21 @@ class _Attribution:
             now: the moment.
             who: gives the names that slots and generations stand for.
         """
-        seen, self._seen = self._seen, {}
+        seen = self._seen
         provisional = 0.0
-        for row, name, function, name_generation, function_generation, pending, seconds, weight in rows:
-            seconds += weight * passed  # noqa: PLW2901 - those of now
+        for n, (row, pending, last, weight) in enumerate(_ROW_SECONDS.iter_unpack(rows)):
+            seconds = last + weight * passed
+            before = seen.get(row, 0.0)
             if pending:
                 provisional += seconds
-                continue
-            before = seen.get(row, 0.0)
-            more = seconds - before
-            self._seen[row] = max(seconds, before)
-            if more > 0:
-                self._series.credit(who(name, name_generation, function, function_generation), more)
-                self._credited += more
+            elif seconds > before:
+                _, name, function, name_generation, function_generation, *_ = ROW.unpack_from(rows, n * ROW.size)
+                self._series.credit(who(name, name_generation, function, function_generation), seconds - before)
+                self._credited += seconds - before
+                seen[row] = seconds
+        if len(seen) > _MOST_KEPT:
+            present = {row for row, *_ in _ROW_SECONDS.iter_unpack(rows)}
+            self._seen = {row: seconds for row, seconds in seen.items() if row in present}
         rest = total - self._credited - provisional
         if rest > _NEGLIGIBLE:
             self._series.credit_rest(rest)
