@@ -14,7 +14,7 @@ from statistics import fmean
 import pytest
 from simulation import Simulation
 from marks import with_observer
-from virtual import HOT, NAIVE, recorder, rows_of, trace_of
+from virtual import HOT, NAIVE, recorded, recorder, rows_of, trace_of
 
 from benchmarks import attribution, figures, waits
 from benchmarks.contestants import INTERVALS, OURS, POISSON
@@ -76,6 +76,19 @@ def test_ours_passes(workload: str) -> None:
         trace = trace_of(workload, seconds, seed)
         truth = trace.held(0, seconds) / seconds
         assert abs(recorder(trace, seconds, Random(seed)) - truth) < tolerance(truth, seconds)
+
+
+@with_observer
+@pytest.mark.parametrize(("hold", "free"), [(1, 0.05), (0.05, 1), (1, 0.2), (4, 0.05), (0.01, 0.01)])
+def test_ours_has_no_bias(hold: float, free: float) -> None:
+    """Also where the pace changes again and again: the mean of three hundred runs is right."""
+    errors = []
+    for seed in range(300):
+        random = Random(seed)
+        begin = random.uniform(0, hold + free)
+        state = recorded(lambda now: (1,) if (begin + now) % (hold + free) < hold else (), 15.0, random)  # noqa: B023
+        errors.append(state.blocked / (state.blocked + state.free) - hold / (hold + free))
+    assert abs(fmean(errors)) < 0.0025
 
 
 @with_observer

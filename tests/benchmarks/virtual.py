@@ -44,7 +44,7 @@ WINDOW = 10.0
 
 _SUMS = Path(__file__).parents[2] / "src/otel_gil/_native/sums.c"
 _AGREEING, _SLOW = map(int, re.findall(r"\b(?:AGREEING|SLOW) = (\d+)", _SUMS.read_text()))
-_SUMMED = int(re.findall(r"\bSUMMED = (\d+)", _SUMS.with_name("loop.c").read_text())[0])
+_SUMMED = int(re.findall(r"\bSUMMED = (\d+)", _SUMS.with_name("recorder.h").read_text())[0])
 
 
 def recorded(holder: Holder, seconds: float, random: Random, interval: float = INTERVALS[OURS]) -> State:
@@ -76,7 +76,8 @@ def _looked(holder: Holder, seconds: float, random: Random, interval: float) -> 
         agreeing = agreeing + 1 if seen == last else 1
         last = seen
         pace = _SLOW if agreeing >= _AGREEING else 1
-        due = now + pace * interval * random.gammavariate(_SUMMED, 1 / _SUMMED)
+        summed = 1 if pace > 1 else _SUMMED
+        due = now + pace * interval * random.gammavariate(summed, 1 / summed)
         waiters = [(other, 1, 0) for other in others]
         looks.append((now, drawn_from, bool(who), len(others), who, 1, 0, due + 0.25, waiters or None))
     return _recorder.look(looks, WINDOW)

@@ -17,7 +17,7 @@
 
 #define LATEST 1e9 /* a moment that does not come */
 
-enum { SUMMED = 4, ATTEMPTS = 3, PARKED = 2000, STACK = 1 << 18 };
+enum { ATTEMPTS = 3, PARKED = 2000, STACK = 1 << 18 };
 
 #define UNPUBLISHED 0.01 /* seconds from a fork to the child's file: most children execute another program at once */
 
@@ -83,15 +83,16 @@ double random_share(void) {
     return ((double)(random_state >> 11) + 0.5) / 9007199254740992.0;
 }
 
-/* Of mean 1: the mean of SUMMED exponential times. So looks keep further apart than those of a Poisson process, and what
- * they see varies less: half as much for what changes slowly, as much for what changes fast. With more than 4, it would
- * vary more for some rhythms. */
-static double next_unit(void) {
+/* Of mean 1: exponential, or the mean of several such times. Then looks keep further apart than those of a Poisson
+ * process, and what they see varies less: half as much for what changes slowly, as much for what changes fast. With more
+ * than 4, it would vary more for some rhythms. */
+static double next_unit(double pace) {
+    int summed = pace > 1 ? 1 : SUMMED;
     double product = 1;
-    for (int i = 0; i < SUMMED; i++) {
+    for (int i = 0; i < summed; i++) {
         product *= random_share();
     }
-    return -log(product) / SUMMED;
+    return -log(product) / summed;
 }
 
 /* Switches since the last time, without those that there are because of the probe. */
@@ -193,7 +194,7 @@ static void begin_thread(void) {
 static void *run(void *nothing) {
     (void)nothing;
     begin_thread();
-    double pace = 1, due = monotonic() + settings.interval * next_unit();
+    double pace = 1, due = monotonic() + settings.interval * next_unit(pace);
     for (bool opened = false;;) {
         pthread_mutex_lock(&sleeping);
         while (!stopped && monotonic() < due) {
@@ -213,7 +214,7 @@ static void *run(void *nothing) {
             look(now, pace);
         }
         pace = sums_pace();
-        due = now + pace * settings.interval * next_unit();
+        due = now + pace * settings.interval * next_unit(pace);
         sums_until(due);
         record_check(now);
         record_publish(now, stops);

@@ -197,6 +197,7 @@ void thread_forget(int slot);
 bool threads_use_name(uint16_t name);
 
 /* sums.c: what looks amount to. */
+enum { SUMMED = 4 }; /* exponential times of which a sleep of the usual pace is the mean; at the slower one it is one */
 struct seen {
     double now;
     double pace;       /* means that its sleep was drawn from */

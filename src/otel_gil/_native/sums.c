@@ -2,10 +2,11 @@
  *
  * The recorder looks at random moments, with times between them that depend on nothing else. Such looks see time
  * averages: the share of them that find the GIL locked is the share of time in which it is, and so it is with a holder,
- * with the time in which somebody waits, and with the mean number of those that wait. As in otel_gil/_samplers/estimator.py, the time after a look is
- * apportioned by that look and those before it, of which the latest count most, each being worth the mean of the time
- * that it ended. So nothing is ever taken back, blocked + free is the time observed, and what holders held adds up to
- * what was blocked. The weights are told: whoever reads adds what has passed since.
+ * with the time in which somebody waits, and with the mean number of those that wait. As in
+ * otel_gil/_samplers/estimator.py, the time after a look is apportioned by that look and those before it, of which the
+ * latest count most, each being worth the mean of the time that it ended (but see `worth`). So nothing is ever taken
+ * back, blocked + free is the time observed, and what holders held adds up to what was blocked. The weights are told:
+ * whoever reads adds what has passed since.
  */
 #include "recorder.h"
 
@@ -14,7 +15,7 @@
 #define FORGOTTEN 1e-6 /* a weight that makes no difference */
 #define STOPPED 0.25   /* seconds that a look can be late on a busy machine: beyond, the process was stopped */
 
-enum { MEMORY = 4, AGREEING = 64, SLOW = 4 }; /* as in estimator.py, in looks that are more frequent */
+enum { MEMORY = 5, AGREEING = 64, SLOW = 4 }; /* as in estimator.py, in looks that are more frequent */
 
 struct table {
     uint32_t used, next_id;
@@ -176,12 +177,32 @@ static void look_at_waiters(const struct seen *seen, double gain) {
     remembered = 1;
 }
 
+static double pace_after(const struct seen *seen, bool contended) {
+    bool same = last.locked == seen->locked && last.contended == contended &&
+                (!seen->locked || (last.name == seen->name && last.function == seen->function));
+    agreeing = same ? agreeing + 1 : 1;
+    last.locked = seen->locked;
+    last.contended = contended;
+    last.name = seen->name;
+    last.function = seen->function;
+    return agreeing >= AGREEING ? SLOW : 1;
+}
+
+/* In means of the usual sleep: that of the one that it has ended. But a sleep of the usual pace hardly ends at once, so
+ * that those that begin with a look bring fewer of them than their time is worth, by as much as follows from how it is
+ * distributed. Those of the slower pace do not. So it makes a difference where a look changes the pace. */
+static double worth(double pace, double next) {
+    const double missing = (1 - 1.0 / SUMMED) / 2;
+    return pace + missing * ((next == 1) - (pace == 1));
+}
+
 void sums_look(const struct seen *seen) {
     advance(seen->now);
     sums.now = seen->now;
-    double gain = sums.looks ? seen->pace / MEMORY : 1;
-    sums.looks++;
     bool contended = seen->locked && seen->waiting > 0;
+    pace_mean = pace_after(seen, contended);
+    double gain = sums.looks ? worth(seen->pace, pace_mean) / MEMORY : 1;
+    sums.looks++;
     sums.blocked_weight += gain * (seen->locked - sums.blocked_weight);
     sums.contended_weight += gain * (contended - sums.contended_weight);
     sums.waited_weight += gain * ((seen->waiting > 0 ? seen->waiting : 0) - sums.waited_weight);
@@ -193,14 +214,6 @@ void sums_look(const struct seen *seen) {
     look_at_waiters(seen, gain);
     weigh(&held, sums.blocked_weight);
     weigh(&waits, sums.waited_weight);
-    bool same = last.locked == seen->locked && last.contended == contended &&
-                (!seen->locked || (last.name == seen->name && last.function == seen->function));
-    agreeing = same ? agreeing + 1 : 1;
-    last.locked = seen->locked;
-    last.contended = contended;
-    last.name = seen->name;
-    last.function = seen->function;
-    pace_mean = agreeing >= AGREEING ? SLOW : 1;
 }
 
 double sums_pace(void) { return pace_mean; }
