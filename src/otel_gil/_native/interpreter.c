@@ -12,7 +12,7 @@
 #define CODE_UNIT 2
 #define LONGEST_TEXT (1 << 16)
 
-enum { SKIPPED = 100 };
+enum { SKIPPED = 100, PLACE_BITS = 6 };
 
 static uint64_t word(const unsigned char *bytes, uint32_t offset) {
     uint64_t value;
@@ -135,35 +135,45 @@ bool code_read(uintptr_t address, struct code *code) {
     return memory_read(address, bytes, layout.code_size) && code_parse(address, bytes, code);
 }
 
-/* In one call where the thread runs what it, or the one seen before, did run. */
+/* Where a thread was when it was seen last, which is where it is, most likely. */
+struct place {
+    uintptr_t state, outer, frame, code;
+};
+
+static struct place *place_of(uintptr_t state) {
+    static struct place places[1 << PLACE_BITS];
+    struct place *place = &places[((uint64_t)state * 0x9E3779B97F4A7C15U) >> (64 - PLACE_BITS)];
+    if (place->state != state) {
+        *place = (struct place){.state = state};
+    }
+    return place;
+}
+
+/* In one call where the thread runs what it did. */
 bool running_read(uintptr_t state, struct running *running) {
-    static uintptr_t last_cframe, last_frame, last_code;
     unsigned char thread[THREAD_SIZE], cframe[sizeof(uintptr_t)], frame[FRAME_SIZE], code[CODE_SIZE];
+    struct place *last = place_of(state);
     bool indirect = layout.cframe_frame != NONE;
     struct piece pieces[4] = {
         {state, thread, layout.thread_size},
-        {last_frame, frame, layout.frame_size},
-        {last_code, code, layout.code_size},
-        {last_cframe + layout.cframe_frame, cframe, sizeof cframe},
+        {last->frame, frame, layout.frame_size},
+        {last->code, code, layout.code_size},
+        {last->outer + layout.cframe_frame, cframe, sizeof cframe},
     };
-    if (last_code && memory_read_all(pieces, indirect ? 4 : 3) && thread_parse(state, thread, &running->thread)) {
-        uintptr_t innermost = running->thread.frame;
-        if (indirect) {
-            innermost = innermost == last_cframe ? (uintptr_t)word(cframe, 0) : 0;
-        }
-        running->thread.frame = innermost;
-        if (innermost == last_frame && frame_parse(frame, &running->frame) && running->frame.code == last_code &&
-            code_parse(last_code, code, &running->code)) {
-            return true;
-        }
-    }
-    last_code = 0;
-    if (!memory_read(state, thread, layout.thread_size) || !thread_parse(state, thread, &running->thread)) {
+    bool guessed = last->code && memory_read_all(pieces, indirect ? 4 : 3);
+    if ((!guessed && !memory_read(state, thread, layout.thread_size)) ||
+        !thread_parse(state, thread, &running->thread)) {
         return false;
     }
     uintptr_t outer = running->thread.frame;
-    if (indirect && outer && !memory_word(outer + layout.cframe_frame, &running->thread.frame)) {
+    if (indirect && guessed && outer == last->outer) {
+        running->thread.frame = (uintptr_t)word(cframe, 0);
+    } else if (indirect && outer && !memory_word(outer + layout.cframe_frame, &running->thread.frame)) {
         return false;
+    }
+    if (guessed && running->thread.frame == last->frame && frame_parse(frame, &running->frame) &&
+        running->frame.code == last->code && code_parse(last->code, code, &running->code)) {
+        return true;
     }
     running->frame = (struct frame){0};
     if (!running->thread.frame) {
@@ -179,12 +189,9 @@ bool running_read(uintptr_t state, struct running *running) {
             if (!code_read(running->frame.code, &running->code)) {
                 return false;
             }
-            last_cframe = outer;
-            last_frame = address;
-            last_code = running->frame.code;
             /* The guess is for frames that are innermost themselves. */
-            if (address != running->thread.frame) {
-                last_code = 0;
+            if (address == running->thread.frame) {
+                *last = (struct place){state, outer, address, running->frame.code};
             }
             return true;
         }

@@ -23,7 +23,7 @@
 #include <sys/syscall.h>
 #endif
 
-#define BUDGET 0.003      /* of a core may go into looking who waits */
+#define BUDGET 0.002      /* of a core may go into looking who waits */
 #define FIRST_COST 30e-6  /* seconds, until it is known */
 #define LEAST 0.01        /* share of the looks that find somebody waiting */
 #define FORGETTING 1.0    /* seconds */
