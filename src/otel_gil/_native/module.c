@@ -13,11 +13,18 @@ static uint64_t stalled_number;   /* which is this one */
 
 /* Never waits for the GIL with the lock, which a thread that forks waits for with the GIL. */
 static void take_lock(void) {
+    bool probes = probe_is(PyThread_get_thread_ident());
     while (!loop_try_lock()) {
-        Py_BEGIN_ALLOW_THREADS
+        PyThreadState *thread = PyEval_SaveThread();
         loop_lock();
         loop_unlock();
-        Py_END_ALLOW_THREADS
+        if (probes) { /* it counts in nothing here either */
+            probe_asks((uintptr_t)thread);
+        }
+        PyEval_RestoreThread(thread);
+        if (probes) {
+            probe_has_it();
+        }
     }
 }
 

@@ -300,6 +300,8 @@ class _Attribution:
         self._series = ThreadSeries(since, now=now, functions=functions)
         self._credited = total
         self._seen: dict[int, float] = {}
+        self._rows = b""
+        self._moving: list[tuple[int, tuple[int, int, float, float]]] = []
 
     def add(
         self,
@@ -318,9 +320,14 @@ class _Attribution:
             now: the moment.
             who: gives the names that slots and generations stand for.
         """
+        if rows != self._rows:
+            found = list(enumerate(_ROW_SECONDS.iter_unpack(rows)))
+            self._rows, self._moving = rows, [each for each in found if each[1][1] or each[1][3]]
+        else:
+            found = self._moving  # most callbacks of a collection find what the first has found
         seen = self._seen
         provisional = 0.0
-        for n, (row, pending, last, weight) in enumerate(_ROW_SECONDS.iter_unpack(rows)):
+        for n, (row, pending, last, weight) in found:
             seconds = last + weight * passed
             before = seen.get(row, 0.0)
             if pending:
