@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -73,7 +74,8 @@ def together(threads: dict[str, Callable[[], None]]) -> float:
 
     def run(do: Callable[[], None], core: int) -> None:
         if sys.platform == "linux" and bound:
-            os.sched_setaffinity(0, {core})
+            with suppress(OSError):  # a core is gone
+                os.sched_setaffinity(0, {core})
         ready.wait()
         do()
 

@@ -13,7 +13,6 @@ from simulation import HotLoop, Trace
 from benchmarks.contestants import INTERVALS, OURS
 from benchmarks.workloads import CYCLES
 from otel_gil._records.record import ROW, ROWS, STATE, State
-from otel_gil._samplers import estimator
 
 HOT = "pure-Python hot loop"
 

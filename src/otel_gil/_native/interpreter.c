@@ -175,6 +175,7 @@ bool running_read(uintptr_t state, struct running *running) {
         running->frame.code == last->code && code_parse(last->code, code, &running->code)) {
         return true;
     }
+    last->code = 0;
     running->frame = (struct frame){0};
     if (!running->thread.frame) {
         return true;

@@ -80,7 +80,7 @@ double random_share(void) {
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
     random_state ^= random_state << 17;
-    return ((double)(random_state >> 11) + 0.5) / 9007199254740992.0;
+    return ((double)(random_state >> 12) + 0.5) / 4503599627370496.0;
 }
 
 /* Of mean 1: exponential, or the mean of several such times. Then looks keep further apart than those of a Poisson
@@ -95,6 +95,11 @@ static double next_unit(double pace) {
     return -log(product) / summed;
 }
 
+/* Whether the GIL has gone from the probe to the thread that had it before. */
+static bool has_come_back(const struct gil *gil) {
+    return switches_at_probe && gil->switches == switches_at_probe + 1 && gil->holder == before_probe;
+}
+
 /* Switches since the last time, without those that there are because of the probe. */
 static void count_switches(const struct gil *gil) {
     uint64_t more = gil->switches - switches_seen;
@@ -103,8 +108,8 @@ static void count_switches(const struct gil *gil) {
     }
     switches_seen = gil->switches;
     pthread_mutex_lock(&probing);
-    if (switches_at_probe && gil->switches == switches_at_probe + 1 && gil->holder == before_probe) {
-        switches_of_probe++; /* it went back to the thread that had it before */
+    if (has_come_back(gil)) {
+        switches_of_probe++;
     }
     if (gil->switches != switches_at_probe) {
         switches_at_probe = 0;
@@ -154,7 +159,7 @@ static void look(double now, double pace) {
         slot = find_holder(&seen, gil.holder);
     }
     if (settings.holders) {
-        waiters_look(&seen, gil.locked ? gil.holder : 0);
+        waiters_look(&seen, gil.holder);
     }
     sums_look(&seen);
     sums.known = (settings.holders ? KNOWS_HOLDERS : 0) | (seen.waiting >= 0 ? KNOWS_WAITING : 0) |
@@ -337,6 +342,7 @@ bool loop_start(void) {
     pthread_mutex_lock(&probing);
     __atomic_store_n(&asking, false, __ATOMIC_RELAXED);
     __atomic_store_n(&probe_thread, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&probe_ident, 0, __ATOMIC_RELAXED);
     switches_of_probe = switches_at_probe = 0;
     pthread_mutex_unlock(&probing);
     return start_thread();
@@ -418,8 +424,13 @@ void probe_wake(void) {
 void probe_asks(uintptr_t state) {
     struct gil gil = gil_now();
     pthread_mutex_lock(&probing);
+    if (has_come_back(&gil)) {
+        switches_of_probe++; /* and no look has seen it */
+    }
     __atomic_store_n(&probe_thread, state, __ATOMIC_RELAXED);
-    before_probe = gil.holder;
+    if (gil.holder != state) {
+        before_probe = gil.holder;
+    }
     switches_at_probe = gil.switches;
     pthread_mutex_unlock(&probing);
     __atomic_store_n(&asking, true, __ATOMIC_RELAXED);
@@ -429,7 +440,7 @@ void probe_has_it(void) {
     __atomic_store_n(&asking, false, __ATOMIC_RELAXED);
     struct gil gil = gil_now();
     pthread_mutex_lock(&probing);
-    if (before_probe != probe_thread || gil.switches != switches_at_probe) {
+    if (gil.switches != switches_at_probe) {
         switches_of_probe++;
     }
     switches_at_probe = gil.switches;

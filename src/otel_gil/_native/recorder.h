@@ -184,7 +184,9 @@ struct known {
     uint16_t name;
     bool guessed;  /* by its outermost frames, as far as that can be */
     bool named;    /* for good */
+    bool fresh;    /* nobody has asked yet whether it waits */
     uint64_t seen; /* the look at which it was */
+    double waited; /* the moment at which it was last seen to wait */
 };
 void threads_begin(void);
 void threads_new_process(uint64_t ident); /* only this thread goes on in it */
@@ -230,7 +232,7 @@ void waiters_prove(const void *condition, uint64_t native, bool waits);
 bool waiters_proven(void);
 int waiters_count(void); /* -1 where it can't be known */
 bool waiters_known(void);
-void waiters_look(struct seen *seen, uintptr_t holder);
+void waiters_look(struct seen *seen, uintptr_t holder); /* the last one where the GIL is free */
 
 /* stall.c: holds that are too long. */
 struct stall {

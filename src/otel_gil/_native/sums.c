@@ -188,6 +188,8 @@ static double pace_after(const struct seen *seen, bool contended) {
     return agreeing >= AGREEING ? SLOW : 1;
 }
 
+_Static_assert(SUMMED * (2 * SLOW + 1) - 1 <= SUMMED * 2 * MEMORY, "a look would be worth more than what is remembered");
+
 /* In means of the usual sleep: that of the one that it has ended. But a sleep of the usual pace hardly ends at once, so
  * that those that begin with a look bring fewer of them than their time is worth, by as much as follows from how it is
  * distributed. Those of the slower pace do not. So it makes a difference where a look changes the pace. */

@@ -128,6 +128,7 @@ int thread_slot(const struct thread *thread) {
         .ident = thread->ident,
         .native = thread->native,
         .id = thread->id,
+        .fresh = true,
         .seen = looks,
     };
     guess_name(&threads[oldest], thread);

@@ -5,7 +5,8 @@
  * variable. That takes three system calls a thread, so not each look asks for it: a budget bounds what it costs.
  *
  * One that waits wakes every 5 ms, to ask, and may get no core for some milliseconds while others compute. Then it is
- * counted still, and in no futex, but ready to run. So those that are counted and not found are of those that are ready.
+ * counted still, and in no futex, but ready to run. So those that are counted and not found are taken from those that are
+ * ready, and were seen to wait a moment ago; where there is none, nobody is told.
  */
 #define _GNU_SOURCE 1
 #include "recorder.h"
@@ -28,6 +29,7 @@
 #define LEAST 0.01        /* share of the looks that find somebody waiting */
 #define FORGETTING 1.0    /* seconds */
 #define OUTDATED 0.2      /* seconds without anybody that waits */
+#define RECENT 1.0        /* seconds in which a thread that was seen to wait may do so again */
 #define UNLIKELY_MANY (1 << 20)
 #define CONDITION_SIZE 48
 
@@ -190,17 +192,20 @@ static void tell(struct seen *seen, int slot) {
     seen->waiters++;
 }
 
-/* Make threads known that never were seen to hold the GIL. */
-static void scan(void) {
+/* Make threads known that never were seen to hold the GIL; whether there were any. */
+static bool scan(void) {
     uintptr_t state;
-    bool more = threads_first(&state);
+    bool more = threads_first(&state), found = false;
     for (int i = 0; more && state && i < TASKS; i++) {
         struct thread thread;
         if (thread_read(state, &thread) && !probe_is(thread.ident)) {
-            thread_slot(&thread);
+            struct known *known = thread_known(thread_slot(&thread));
+            found |= known->fresh;
+            known->fresh = false;
         }
         more = threads_next(&state);
     }
+    return found;
 }
 
 static double processor_time(void) {
@@ -209,14 +214,22 @@ static double processor_time(void) {
     return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
 }
 
+/* Those that are ready to run, and have waited lately. */
+struct ready {
+    int slots[ASKED], count;
+    bool all; /* threads that are known have been asked */
+};
+
 /* By turns, so that each is asked as often as any other. */
-static void ask(struct seen *seen, uintptr_t holder) {
-    int asked = 0, ready[ASKED], count = 0, i = 0;
+static void ask(struct seen *seen, uintptr_t holder, struct ready *ready) {
+    int asked = 0, i = 0;
+    bool answered = true;
+    ready->count = 0;
     for (; i < THREADS && asked < ASKED && seen->waiters < seen->waiting; i++) {
         int slot = turn;
         turn = (turn + 1) % THREADS;
-        const struct known *known = thread_known(slot);
-        if (!known || known->state == holder || probe_is(known->ident)) {
+        struct known *known = thread_known(slot);
+        if (!known || (seen->locked && known->state == holder) || probe_is(known->ident)) {
             continue;
         }
         enum doing doing = doing_now(known);
@@ -225,17 +238,22 @@ static void ask(struct seen *seen, uintptr_t holder) {
             continue;
         }
         asked++;
+        answered = answered && (known->native || notes_requests());
         if (doing == WAITS) {
+            known->waited = seen->now;
             tell(seen, slot);
-        } else if (doing == READY) {
-            ready[count++] = slot;
+        } else if (doing == READY && known->state != holder && known->waited && seen->now < known->waited + RECENT) {
+            ready->slots[ready->count++] = slot;
         }
     }
-    /* Where all have been asked, and only then, those that are not found can be none but these. */
-    while (i == THREADS && count && seen->waiters < seen->waiting) {
-        int chosen = (int)(random_share() * count);
-        tell(seen, ready[chosen]);
-        ready[chosen] = ready[--count];
+    ready->all = i == THREADS && answered;
+}
+
+static void tell_ready(struct seen *seen, struct ready *ready) {
+    while (ready->count && seen->waiters < seen->waiting) {
+        int *chosen = &ready->slots[(int)(random_share() * ready->count)];
+        tell(seen, *chosen);
+        *chosen = ready->slots[--ready->count];
     }
 }
 
@@ -253,6 +271,7 @@ static double share_of_looks(double now) {
 }
 
 void waiters_look(struct seen *seen, uintptr_t holder) {
+    struct ready ready;
     seen->waiters = -1;
     if (seen->waiting <= 0 || !waiters_known()) {
         return;
@@ -266,10 +285,14 @@ void waiters_look(struct seen *seen, uintptr_t holder) {
     double began = processor_time();
     seen->waiters = 0;
     seen->stands_for = 1 / share;
-    ask(seen, holder);
-    if (!seen->waiters) {
-        scan();
-        ask(seen, holder);
+    ask(seen, holder, &ready);
+    bool explained = ready.all && ready.count >= seen->waiting - seen->waiters;
+    if (!explained && (!seen->waiters || ready.all) && (scan() || !seen->waiters)) {
+        seen->waiters = 0;
+        ask(seen, holder, &ready);
+    }
+    if (ready.all) {
+        tell_ready(seen, &ready);
     }
     cost += (processor_time() - began - cost) / 8;
 }

@@ -322,7 +322,7 @@ class _Attribution:
         """
         if rows != self._rows:
             found = list(enumerate(_ROW_SECONDS.iter_unpack(rows)))
-            self._rows, self._moving = rows, [each for each in found if each[1][1] or each[1][3]]
+            self._rows = b""  # until all are credited
         else:
             found = self._moving  # most callbacks of a collection find what the first has found
         seen = self._seen
@@ -337,6 +337,8 @@ class _Attribution:
                 self._series.credit(who(name, name_generation, function, function_generation), seconds - before)
                 self._credited += seconds - before
                 seen[row] = seconds
+        if not self._rows:
+            self._rows, self._moving = rows, [each for each in found if each[1][1] or each[1][3]]
         if len(seen) > _MOST_KEPT:
             present = {row for row, *_ in _ROW_SECONDS.iter_unpack(rows)}
             self._seen = {row: seconds for row, seconds in seen.items() if row in present}
