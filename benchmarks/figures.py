@@ -288,7 +288,8 @@ def markdown(results: dict[str, Any]) -> str:
             *accuracy_table(results["accuracy"], results["settings"]["monitors"]),
             "",
             "Contention, estimate and (error). Each monitor has a process of its own and is compared with the truth in it; "
-            f"the column has their mean. The floor is √(p(1−p)·{INTERVALS[OURS]:g}/T), one standard deviation of as many independent looks as {OURS}'s.",
+            f"the column has their mean. The floor is √(p(1−p)·{INTERVALS[OURS]:g}/T), one standard "
+            f"deviation of as many independent looks as {OURS}'s.",
             "",
             *_problems(results["accuracy"]),
             *_attribution(results["attribution"]),

@@ -61,27 +61,26 @@ Player = Callable[[float], Waited]
 """Plays for a number of seconds, or a cycle more."""
 
 
-def _cores() -> list[int]:
-    """Those that this process may run on; none where that can't be known, or a thread can't be bound to one."""
-    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+def _bind(number: int, count: int) -> None:
+    """Give this thread, one of so many, a core of its own, where there are enough and that can be done."""
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= count:
+            with suppress(OSError):  # a core is gone
+                os.sched_setaffinity(0, {cores[number]})
 
 
 def together(threads: dict[str, Callable[[], None]]) -> float:
     """Run them all, each in a thread of that name; the seconds that it took."""
     ready = threading.Barrier(len(threads) + 1)
-    cores = _cores()
-    bound = len(cores) >= len(threads)
 
-    def run(do: Callable[[], None], core: int) -> None:
-        if sys.platform == "linux" and bound:
-            with suppress(OSError):  # a core is gone
-                os.sched_setaffinity(0, {core})
+    def run(number: int, do: Callable[[], None]) -> None:
+        _bind(number, len(threads))
         ready.wait()
         do()
 
     started = [
-        threading.Thread(target=run, args=(do, cores[n] if bound else 0), name=name)
-        for n, (name, do) in enumerate(threads.items())
+        threading.Thread(target=run, args=(number, do), name=name) for number, (name, do) in enumerate(threads.items())
     ]
     for thread in started:
         thread.start()

@@ -13,8 +13,8 @@ static uint64_t stalled_number;   /* which is this one */
 
 /* Never waits for the GIL with the lock, which a thread that forks waits for with the GIL. */
 static void take_lock(void) {
-    bool probes = probe_is(PyThread_get_thread_ident());
     while (!loop_try_lock()) {
+        bool probes = probe_is(PyThread_get_thread_ident());
         PyThreadState *thread = PyEval_SaveThread();
         loop_lock();
         loop_unlock();

@@ -192,16 +192,14 @@ static void tell(struct seen *seen, int slot) {
     seen->waiters++;
 }
 
-/* Make threads known that never were seen to hold the GIL; whether there were any. */
+/* Make threads known that never were seen to hold the GIL; whether there are any that were not asked. */
 static bool scan(void) {
     uintptr_t state;
     bool more = threads_first(&state), found = false;
     for (int i = 0; more && state && i < TASKS; i++) {
         struct thread thread;
         if (thread_read(state, &thread) && !probe_is(thread.ident)) {
-            struct known *known = thread_known(thread_slot(&thread));
-            found |= known->fresh;
-            known->fresh = false;
+            found |= thread_known(thread_slot(&thread))->fresh;
         }
         more = threads_next(&state);
     }
@@ -238,6 +236,7 @@ static void ask(struct seen *seen, uintptr_t holder, struct ready *ready) {
             continue;
         }
         asked++;
+        known->fresh = false;
         answered = answered && (known->native || notes_requests());
         if (doing == WAITS) {
             known->waited = seen->now;

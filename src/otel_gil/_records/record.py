@@ -338,7 +338,8 @@ class _Attribution:
                 self._credited += seconds - before
                 seen[row] = seconds
         if not self._rows:
-            self._rows, self._moving = rows, [each for each in found if each[1][1] or each[1][3]]
+            self._rows = rows
+            self._moving = [(n, times) for n, times in found if times[1] or times[3]]  # pending, or with a weight
         if len(seen) > _MOST_KEPT:
             present = {row for row, *_ in _ROW_SECONDS.iter_unpack(rows)}
             self._seen = {row: seconds for row, seconds in seen.items() if row in present}
